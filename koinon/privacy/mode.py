@@ -1,0 +1,122 @@
+"""The interface of every privacy mode, and the arithmetic that they share.
+
+An update is a vector of signed integers (int64, |x| < 2^(bits-1)); a mode carries the exact integer sum of a
+fixed set of updates from the nodes to the committee, and nothing else:
+
+    node        protect   values -> one public part, one private piece a replica
+    replica     check     the piece fits the public part (raises BadPiece), then a receipt is signed
+    replica     share_with / merge   a piece that did not arrive is recovered from replicas that may show it
+    replica     combine   all pieces of the accepted set -> numbered component sums
+    aggregator  open      signed component digests + components -> the sum, a witness, and who contradicted
+    anyone      verify    the same evidence -> the sum, or CannotOpen
+
+Component sums travel by digest (Keccak-256); f+1 equal digests decide a component, so f liars change nothing
+and are named. `entropy(n)` returns n fresh random bytes: production passes `secrets.token_bytes`, vectors a
+seeded stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Entropy = Callable[[int], bytes]
+Values = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What binds a protected update: the round it is for and the committee that keeps it.
+
+    `cohort` is the most updates that may be summed. `public_key` and `key_share` are the mode's own bytes
+    (empty where it has none); only a replica holds a share.
+    """
+
+    task: bytes
+    round: int
+    replicas: int
+    dimension: int
+    bits: int
+    cohort: int
+    public_key: bytes = b""
+    key_share: bytes = b""
+
+    @property
+    def faulty(self) -> int:
+        """f, the number of replicas that may lie."""
+        return (self.replicas - 1) // 3
+
+
+@dataclass(frozen=True)
+class Protected:
+    """An update ready to leave the node: `pieces[i]` is for replica i alone (b"" when it needs none)."""
+
+    public: bytes
+    pieces: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Held:
+    """One accepted update as a replica keeps it."""
+
+    node: bytes
+    public: bytes
+    piece: bytes
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The sum (int64, `dimension` values), the witness that anyone checks, and the replicas that contradicted."""
+
+    values: Values
+    witness: bytes
+    dissenters: tuple[int, ...]
+
+
+Digests = Mapping[int, Mapping[int, bytes]]
+"""replica -> component number -> digest of the component's bytes, as that replica signed it."""
+
+
+class Mode(Protocol):
+    name: str
+
+    def protect(self, setting: Setting, node: bytes, values: Values, entropy: Entropy) -> Protected:
+        """Split or encrypt `values`. OutOfRange for a wrong shape or a value that `bits` cannot carry."""
+
+    def check(self, setting: Setting, node: bytes, public: bytes, replica: int, piece: bytes) -> None:
+        """BadPiece unless `piece` is the complete and consistent piece of `replica`."""
+
+    def share_with(self, setting: Setting, piece: bytes, replica: int) -> bytes:
+        """The part of this replica's piece that `replica` is entitled to see (may be b"")."""
+
+    def merge(self, setting: Setting, node: bytes, public: bytes, replica: int, parts: Sequence[bytes]) -> bytes:
+        """A full piece from parts that other replicas showed, ignoring wrong ones; BadPiece if incomplete."""
+
+    def combine(self, setting: Setting, replica: int, updates: Sequence[Held]) -> dict[int, bytes]:
+        """This replica's component sums by number. Deterministic in `updates` (order does not matter)."""
+
+    def open(
+        self,
+        setting: Setting,
+        publics: Mapping[bytes, bytes],
+        digests: Digests,
+        components: Mapping[bytes, bytes],
+    ) -> Opened:
+        """Open the sum from what replicas signed. `publics`: node -> public part; `components`: by digest.
+
+        Raises CannotOpen, naming the missing component or the dissenters.
+        """
+
+    def verify(
+        self,
+        setting: Setting,
+        publics: Mapping[bytes, bytes],
+        digests: Digests,
+        components: Mapping[bytes, bytes],
+        witness: bytes,
+    ) -> Values:
+        """The opened sum, checked by one who trusts nobody beyond f; CannotOpen when the evidence fails."""

@@ -1,0 +1,41 @@
+"""Sealed boxes to one party: HPKE (RFC 9180) with X25519, HKDF-SHA256 and ChaCha20-Poly1305.
+
+`context` is bound into the box: a box that was made for another task, round, node or replica does not open.
+"""
+
+from __future__ import annotations
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hpke
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+from ..errors import BadPiece
+
+_suite = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305)
+
+
+class SealingKey:
+    """A party's X25519 key pair; `public` (32 bytes) is registered with its membership."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._key = X25519PrivateKey.from_private_bytes(secret)
+        self.public = self._key.public_key().public_bytes_raw()
+
+    @property
+    def secret(self) -> bytes:
+        return self._key.private_bytes_raw()
+
+    def __repr__(self) -> str:
+        return f"SealingKey({self.public.hex()})"
+
+    def open(self, box: bytes, context: bytes) -> bytes:
+        """The plaintext; BadPiece when the box is not for this key and context."""
+        try:
+            return _suite.decrypt(box, self._key, context)
+        except (InvalidTag, ValueError) as error:
+            raise BadPiece("a sealed piece does not open for this replica, task, round and node") from error
+
+
+def seal_to(public: bytes, plaintext: bytes, context: bytes) -> bytes:
+    """Encrypt to a 32-byte X25519 public key (32 + 16 bytes longer than `plaintext`)."""
+    return _suite.encrypt(plaintext, X25519PublicKey.from_public_bytes(public), context)

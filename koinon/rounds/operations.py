@@ -1,0 +1,149 @@
+"""The operations that the committee orders and the law executes; each travels in a signed `Request`.
+
+The sender of an operation is whoever signed its request. Results are `Outcome`s.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from ..encoding import U32, Address, Digest, Message, Name, Signature, Text, decode
+from ..wire import Admission, Revocation, RoundCertificate, SignedReceipt
+
+OPERATION_BYTES_MAX = 64 * 1024
+COHORT_MAX = 1024
+MILLION = 1_000_000
+
+Millionths = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+"""A real number times a million, rounded: metrics stay integers, so that every replica keeps equal bytes."""
+
+
+class TaskSpec(Message, frozen=True):
+    """What a user asks for. Its digest with the submitter and request number is the task's identity.
+
+    `initial_model` is the digest of a `koinon.learning.parameters.Parameters` blob; `dimension` its number of
+    scalars. `clip` bounds each coordinate of an update (float32 units, in millionths), `bits` is the width of a
+    quantised coordinate. `cohort_min` is the least number of accepted updates with which a round may open its
+    aggregate; `cohort_max` the most nodes invited. `strategy` names a file of koinon.learning; `config` is handed
+    to it and to every node's `fit` as (key, value) text pairs.
+    """
+
+    name: Name
+    app: Name
+    mode: Name
+    strategy: Name
+    rounds: Annotated[int, Meta(ge=1, le=100_000)]
+    initial_model: Digest
+    dimension: Annotated[int, Meta(ge=1, le=2**28)]
+    clip: Annotated[int, Meta(ge=1, le=1000 * MILLION)] = MILLION
+    bits: Annotated[int, Meta(ge=8, le=24)] = 16
+    cohort_min: Annotated[int, Meta(ge=3, le=COHORT_MAX)] = 3
+    cohort_max: Annotated[int, Meta(ge=3, le=COHORT_MAX)] = 128
+    round_ms: Annotated[int, Meta(ge=1_000, le=7 * 86_400_000)] = 120_000
+    reward: U32 = 0
+    config: tuple[tuple[Name, Text], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.cohort_min > self.cohort_max:
+            raise ValueError("cohort_min is larger than cohort_max")
+        keys = [key for key, _ in self.config]
+        if keys != sorted(set(keys)):
+            raise ValueError("config keys are not in strictly ascending order")
+
+
+class Enrol(Message, frozen=True):
+    """The sender joins with an admission that the registrar signed."""
+
+    admission: Admission
+    signature: Signature
+
+
+class Revoke(Message, frozen=True):
+    """Anybody may hand in a revocation that the registrar signed."""
+
+    revocation: Revocation
+    signature: Signature
+
+
+class CreateTask(Message, frozen=True):
+    spec: TaskSpec
+
+
+class StopTask(Message, frozen=True):
+    task: Digest
+
+
+class OpenRound(Message, frozen=True):
+    """The aggregator proposes a round: which model it starts from and who is invited (ascending)."""
+
+    task: Digest
+    round: U32
+    parent_model: Digest
+    cohort: Annotated[tuple[Address, ...], Meta(max_length=COHORT_MAX)]
+
+
+class SubmitUpdate(Message, frozen=True):
+    """A node's update by digest, with 2f+1 receipts that it is kept and valid piece by piece."""
+
+    task: Digest
+    round: U32
+    parent_model: Digest
+    update: Digest
+    examples: U32
+    loss: Millionths
+    receipts: tuple[SignedReceipt, ...]
+
+
+class CloseRound(Message, frozen=True):
+    """Ends the waiting once the deadline has passed (a round closes by itself when the cohort is complete)."""
+
+    task: Digest
+    round: U32
+
+
+class CompleteRound(Message, frozen=True):
+    """Hands in the certificate that 2f+1 replicas signed (signatures by ascending replica index)."""
+
+    certificate: RoundCertificate
+    signatures: tuple[SignedReceipt, ...]
+
+
+class ReportEvaluation(Message, frozen=True):
+    """A node's own measurement of a certified model on data that it keeps."""
+
+    task: Digest
+    round: U32
+    loss: Millionths
+    accuracy: Millionths
+    examples: U32
+
+
+Operation = (
+    Enrol
+    | Revoke
+    | CreateTask
+    | StopTask
+    | OpenRound
+    | SubmitUpdate
+    | CloseRound
+    | CompleteRound
+    | ReportEvaluation
+)
+
+
+def decode_operation(data: bytes) -> Operation:
+    """Parse an operation; raises Malformed and its kinds."""
+    return decode(Operation, data, bytes_max=OPERATION_BYTES_MAX)
+
+
+class Outcome(Message, frozen=True):
+    """The answer of the law: `rule` is "" when the operation took effect, else the rule that refused it.
+
+    `subject` is what the operation created (a task's identity), else empty.
+    """
+
+    rule: Text = ""
+    detail: Text = ""
+    subject: bytes = b""

@@ -1,0 +1,212 @@
+"""What the parties say to one another: the messages that more than one room knows.
+
+The replicas' private talk (view changes, checkpoints) is in `pbft/messages.py`; the operations that the law
+executes are in `koinon/rounds/operations.py`. Amounts are whole credits, times are milliseconds since the Unix
+epoch, digests are Keccak-256.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+from typing import ClassVar
+
+from .encoding import U8, U32, U63, Address, Digest, Message, PublicKey, Signature, Text
+from .signing import Signed, Typed
+
+__all__ = [
+    "Admission",
+    "Batch",
+    "BlobUpload",
+    "CommittedBatch",
+    "Contribution",
+    "Opening",
+    "Phase",
+    "Piece",
+    "Receipt",
+    "Reply",
+    "Request",
+    "Revocation",
+    "Role",
+    "RoundCertificate",
+    "Signed",
+    "SignedReceipt",
+    "Vote",
+]  # fmt: skip
+
+
+class Role(IntFlag):
+    """What an admitted party may do. A replica is a member of the committee, not of this list."""
+
+    NODE = 1
+    AGGREGATOR = 2
+    AUDITOR = 4
+
+
+# --- membership ------------------------------------------------------------------------------------------------
+
+
+class Admission(Typed, frozen=True):
+    """The registrar admits a party. The same signed credential is checked by the contract and by the law."""
+
+    TYPE: ClassVar[str] = (
+        "Admission(address member,uint8 roles,uint32 examplesMax,bytes32 sealingKey,uint64 serial)"
+    )
+
+    member: Address
+    roles: U8
+    examples_max: U32
+    sealing_key: PublicKey
+    serial: U63
+
+
+class Revocation(Typed, frozen=True):
+    """The registrar ends a membership; the serial orders it against admissions of the same party."""
+
+    TYPE: ClassVar[str] = "Revocation(address member,uint64 serial)"
+
+    member: Address
+    serial: U63
+
+
+# --- consensus -------------------------------------------------------------------------------------------------
+
+
+class Request(Message, frozen=True):
+    """A client's operation for the ordered log; `number` grows strictly for each client (its sender)."""
+
+    number: U63
+    operation: bytes
+
+
+class Reply(Message, frozen=True):
+    """A replica's answer to a request; a client believes f+1 equal `result`s."""
+
+    view: U63
+    client: Address
+    number: U63
+    result: bytes
+
+
+class Batch(Message, frozen=True):
+    """What one sequence number orders: sealed requests (`Signed` bytes) and the primary's clock."""
+
+    time_ms: U63
+    requests: tuple[bytes, ...]
+
+
+class Phase(IntEnum):
+    """The phases whose votes a contract can check (Castro & Liskov 1999, section 4.2)."""
+
+    PRE_PREPARE = 1
+    PREPARE = 2
+    COMMIT = 3
+
+
+class Vote(Typed, frozen=True):
+    """One replica's word on one slot. Two of one phase, view and sequence with other digests are evidence."""
+
+    TYPE: ClassVar[str] = "Vote(uint8 phase,uint64 view,uint64 sequence,bytes32 digest)"
+
+    phase: U8
+    view: U63
+    sequence: U63
+    digest: Digest
+
+
+class CommittedBatch(Message, frozen=True):
+    """An entry of the ordered log: the batch and 2f+1 signatures of `Vote(COMMIT, view, sequence, digest)`."""
+
+    view: U63
+    sequence: U63
+    batch: Batch
+    signatures: tuple[Signature, ...]
+
+
+# --- custody of protected updates ------------------------------------------------------------------------------
+
+
+class BlobUpload(Message, frozen=True):
+    """Asks a replica to keep a blob; the signed header of an upload."""
+
+    digest: Digest
+    size: U63
+
+
+class Piece(Message, frozen=True):
+    """What a node hands to one replica: the update's public part by digest, and that replica's sealed share."""
+
+    task: Digest
+    round: U32
+    node: Address
+    replica: U8
+    update: Digest
+    sealed: bytes
+
+
+class Receipt(Message, frozen=True):
+    """A replica holds the public part and a valid piece of this update."""
+
+    task: Digest
+    round: U32
+    node: Address
+    update: Digest
+
+
+class SignedReceipt(Message, frozen=True):
+    replica: U8
+    signature: Signature
+
+
+class Contribution(Message, frozen=True):
+    """A replica's part of an opening: the digest of each component sum that it can compute."""
+
+    task: Digest
+    round: U32
+    updates_root: Digest
+    replica: U8
+    components: tuple[tuple[U32, Digest], ...]
+
+    def __post_init__(self) -> None:
+        numbers = [number for number, _ in self.components]
+        if numbers != sorted(set(numbers)):
+            raise ValueError("components are not in strictly ascending order")
+
+
+class Opening(Message, frozen=True):
+    """The public evidence of an aggregate: signed contributions, and what the mode adds (see koinon.privacy)."""
+
+    task: Digest
+    round: U32
+    contributions: tuple[Signed, ...]
+    witness: Digest
+
+
+# --- certificates ----------------------------------------------------------------------------------------------
+
+
+class RoundCertificate(Typed, frozen=True):
+    """What 2f+1 replicas sign when a round is done, and what the chain verifies."""
+
+    TYPE: ClassVar[str] = (
+        "RoundCertificate(bytes32 task,uint32 round,uint32 epoch,bytes32 parentModel,bytes32 model,"
+        "bytes32 updatesRoot,bytes32 opening,bytes32 rewardsRoot,uint64 rewardsTotal,uint32 participants)"
+    )
+
+    task: Digest
+    round: U32
+    epoch: U32
+    parent_model: Digest
+    model: Digest
+    updates_root: Digest
+    opening: Digest
+    rewards_root: Digest
+    rewards_total: U63
+    participants: U32
+
+
+class Refusal(Message, frozen=True):
+    """The body of every error response of a service: the error's code, message and hint."""
+
+    code: Text
+    message: Text
+    hint: Text = ""

@@ -18,6 +18,7 @@
     │   │   ├── UnknownSigner  a good signature of somebody who may not speak here
     │   │   └── Replayed       seen before
     │   ├── BlobMismatch       content that is not what its digest says
+    │   ├── BadProof           a leaf that is not under its Merkle root
     │   └── Unavailable        too few parties answered in time
     ├── Rejected               the law of the federation refuses an operation (`code` says which rule)
     ├── PrivacyError           a protected update cannot be made, checked or opened
@@ -124,6 +125,10 @@ class Replayed(AuthenticationError):
 
 class BlobMismatch(RemoteError):
     code = "blob-mismatch"
+
+
+class BadProof(RemoteError):
+    code = "bad-proof"
 
 
 class Unavailable(RemoteError):

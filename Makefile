@@ -1,0 +1,101 @@
+# Everything that a clean clone needs: python3 (3.11 or newer), git, make. `make` alone explains itself.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# The first interpreter on the PATH that is new enough; PYTHON=/some/python overrides.
+PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11; do \
+	"$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$each" && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# pytest workers: a number, or `auto` for one a core
+JOBS ?= auto
+PYTEST_ARGS ?=
+# demo: shares, paillier or plain
+MODE ?= shares
+ROUNDS ?= 5
+# A folder of torch builds other than the default, e.g. the CPU-only one (the default on Linux brings CUDA along).
+TORCH_INDEX_URL ?=
+
+# The venv's programs come first, so that npm and node are found there where the machine has none.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+##@ Use
+
+.PHONY: demo
+demo: $(READY) ## A whole federation on this machine: MODE=shares|paillier|plain ROUNDS=5 DEMO_ARGS=...
+	$(BIN)/python -m scripts.demo --mode $(MODE) --rounds $(ROUNDS) $(DEMO_ARGS)
+
+.PHONY: venv
+venv: $(READY) ## Make or refresh .venv (the other targets do it by themselves)
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "koinon needs Python 3.11 or newer; set PYTHON=/path/to/python" >&2; exit 2; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) \
+		|| { echo "python's venv module is missing (Debian: apt-get install python3-venv)" >&2; exit 2; }
+	@# torch comes first and alone, so that whichever build this machine offers stays the one that is used
+	$(BIN)/pip install -q $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) \
+		"$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@command -v npm >/dev/null || { echo "no npm here: taking Node from PyPI"; \
+		$(BIN)/pip install -q -c constraints.txt -e '.[chain]'; }
+	@touch $@
+
+##@ Verify
+
+.PHONY: check
+check: $(READY) ## Format, lint, types, import rules, and the committed contract artifacts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m scripts.compile --check
+
+.PHONY: test
+test: $(READY) ## All tests that need no Docker engine: JOBS=auto PYTEST_ARGS=...
+	$(BIN)/pytest -q -n $(JOBS) --dist loadfile -m "not compose" --durations 10 --durations-min 2 $(PYTEST_ARGS)
+
+.PHONY: test-compose
+test-compose: ## The containers under faults: needs a Docker engine, compose v1 or v2, and python3
+	"$(PYTHON)" scripts/compose_test.py $(COMPOSE_ARGS)
+
+.PHONY: bench
+bench: $(READY) ## Every benchmark, scripts/bench*.py; tables on standard output
+	@for each in scripts/bench*.py; do \
+		test -f "$$each" || { echo "no benchmark yet"; exit 2; }; \
+		echo "== $$each"; $(BIN)/python -m "scripts.$$(basename "$$each" .py)" $(BENCH_ARGS); done
+
+.PHONY: soak
+soak: $(READY) ## Long runs under faults, scripts/soak*.py: SOAK_ARGS=...
+	@for each in scripts/soak*.py; do \
+		test -f "$$each" || { echo "no soak test yet"; exit 2; }; \
+		echo "== $$each"; $(BIN)/python -m "scripts.$$(basename "$$each" .py)" $(SOAK_ARGS); done
+
+##@ Maintain
+
+.PHONY: format
+format: $(READY) ## Rewrite the Python files as `make check` wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: artifacts
+artifacts: $(READY) ## Compile the contracts again, into contracts/artifacts
+	$(BIN)/python -m scripts.compile
+
+.PHONY: clean
+clean: ## Remove what builds, tests and demos left; .venv stays
+	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## Remove .venv and the fetched tools as well
+	rm -rf $(VENV) .cache .node
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile

@@ -16,13 +16,13 @@ from .signing import Signed, Typed
 __all__ = [
     "Admission",
     "Batch",
-    "BlobUpload",
+    "BlobUpload", "CertificateRequest",
     "CommittedBatch",
     "Contribution",
-    "Opening",
+    "Opening", "PartRequest",
     "Phase",
     "Piece",
-    "Receipt",
+    "Receipt", "Refusal",
     "Reply",
     "Request",
     "Revocation",
@@ -30,6 +30,7 @@ __all__ = [
     "RoundCertificate",
     "Signed",
     "SignedReceipt",
+    "Update",
     "Vote",
 ]  # fmt: skip
 
@@ -48,9 +49,7 @@ class Role(IntFlag):
 class Admission(Typed, frozen=True):
     """The registrar admits a party. The same signed credential is checked by the contract and by the law."""
 
-    TYPE: ClassVar[str] = (
-        "Admission(address member,uint8 roles,uint32 examplesMax,bytes32 sealingKey,uint64 serial)"
-    )
+    TYPE: ClassVar[str] = "Admission(address member,uint8 roles,uint32 examplesMax,bytes32 sealingKey,uint64 serial)"
 
     member: Address
     roles: U8
@@ -132,6 +131,16 @@ class BlobUpload(Message, frozen=True):
     size: U63
 
 
+class Update(Message, frozen=True):
+    """The public part of a protected update; its encoding is the blob that `update` digests name."""
+
+    task: Digest
+    round: U32
+    node: Address
+    mode: Text
+    public: bytes
+
+
 class Piece(Message, frozen=True):
     """What a node hands to one replica: the update's public part by digest, and that replica's sealed share."""
 
@@ -179,6 +188,24 @@ class Opening(Message, frozen=True):
     round: U32
     contributions: tuple[Signed, ...]
     witness: Digest
+
+
+class PartRequest(Message, frozen=True):
+    """A replica that lacks its piece of an accepted update asks a peer for what the peer may show it."""
+
+    task: Digest
+    round: U32
+    node: Address
+    replica: U8
+
+
+class CertificateRequest(Message, frozen=True):
+    """Asks a replica to check an opening and to sign the round's certificate."""
+
+    task: Digest
+    round: U32
+    opening: Digest
+    model: Digest
 
 
 # --- certificates ----------------------------------------------------------------------------------------------

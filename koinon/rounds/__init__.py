@@ -1,0 +1,4 @@
+"""The law of the federation: a pure state machine that every replica executes and the audit replays.
+
+`operations` is what may be asked, `state` what is remembered, `law` how one becomes the other.
+"""

@@ -9,8 +9,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from ..encoding import U32, Address, Digest, Message, Name, Signature, Text, decode
-from ..wire import Admission, Revocation, RoundCertificate, SignedReceipt
+from koinon.encoding import U32, U63, Address, Digest, Message, Name, Signature, Text, decode
+from koinon.wire import Admission, Revocation, RoundCertificate, SignedReceipt
 
 OPERATION_BYTES_MAX = 64 * 1024
 COHORT_MAX = 1024
@@ -21,11 +21,11 @@ Millionths = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 
 
 class TaskSpec(Message, frozen=True):
-    """What a user asks for. Its digest with the submitter and request number is the task's identity.
+    """What a user asks for. Its digest with the submitter is the task's identity.
 
     `initial_model` is the digest of a `koinon.learning.parameters.Parameters` blob; `dimension` its number of
     scalars. `clip` bounds each coordinate of an update (float32 units, in millionths), `bits` is the width of a
-    quantised coordinate. `cohort_min` is the least number of accepted updates with which a round may open its
+    quantised coordinate; `nonce` tells a second run of the same task from the first. `cohort_min` is the least number of accepted updates with which a round may open its
     aggregate; `cohort_max` the most nodes invited. `strategy` names a file of koinon.learning; `config` is handed
     to it and to every node's `fit` as (key, value) text pairs.
     """
@@ -43,6 +43,7 @@ class TaskSpec(Message, frozen=True):
     cohort_max: Annotated[int, Meta(ge=3, le=COHORT_MAX)] = 128
     round_ms: Annotated[int, Meta(ge=1_000, le=7 * 86_400_000)] = 120_000
     reward: U32 = 0
+    nonce: U63 = 0
     config: tuple[tuple[Name, Text], ...] = ()
 
     def __post_init__(self) -> None:
@@ -121,21 +122,14 @@ class ReportEvaluation(Message, frozen=True):
 
 
 Operation = (
-    Enrol
-    | Revoke
-    | CreateTask
-    | StopTask
-    | OpenRound
-    | SubmitUpdate
-    | CloseRound
-    | CompleteRound
-    | ReportEvaluation
+    Enrol | Revoke | CreateTask | StopTask | OpenRound | SubmitUpdate | CloseRound | CompleteRound | ReportEvaluation
 )
 
 
 def decode_operation(data: bytes) -> Operation:
     """Parse an operation; raises Malformed and its kinds."""
-    return decode(Operation, data, bytes_max=OPERATION_BYTES_MAX)
+    operation: Operation = decode(Operation, data, bytes_max=OPERATION_BYTES_MAX)
+    return operation
 
 
 class Outcome(Message, frozen=True):

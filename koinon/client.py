@@ -1,0 +1,324 @@
+"""How every party talks to the committee: operations, questions, blobs and pieces.
+
+An answer that matters is believed only when f+1 replicas give the same one (Castro & Liskov 1999, section 4.1),
+when 2f+1 signed it, or when its digest proves it. A single replica is believed in nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, TypeVar
+
+import aiohttp
+import msgspec
+
+from koinon.blobs import require_digest
+from koinon.config import FederationFile
+from koinon.encoding import encode, keccak
+from koinon.errors import KoinonError, RemoteError, Replayed, Unavailable, UnknownSigner
+from koinon.rounds.law import decode_outcome
+from koinon.rounds.operations import Operation, Outcome
+from koinon.rounds.state import Member, Task
+from koinon.service import CONTENT_TYPE, client_tls, raise_refusal
+from koinon.signing import Signer, authenticate, seal
+from koinon.wire import (
+    BlobUpload,
+    CertificateRequest,
+    CommittedBatch,
+    Contribution,
+    Piece,
+    Receipt,
+    Reply,
+    Request,
+    RoundCertificate,
+)
+
+REQUEST_TIMEOUT_SECONDS = 30.0
+CONNECT_TIMEOUT_SECONDS = 3.0
+BLOB_TIMEOUT_SECONDS = 300.0
+REPLAY_RETRIES_MAX = 5
+SUBMIT_ATTEMPTS_MAX = 4
+DISAGREEMENT_RETRIES_MAX = 20
+DISAGREEMENT_PAUSE_SECONDS = 0.1
+UPLOAD_HEADER = "Koinon-Upload"
+
+T = TypeVar("T")
+
+
+class CommitteeClient:
+    """A connection pool to all replicas. Use as an async context manager; `signer` may be None for reading."""
+
+    def __init__(self, federation: FederationFile, signer: Signer | None = None) -> None:
+        self.federation = federation
+        self.signer = signer
+        self._domain = federation.domain
+        self._tls = client_tls(federation.tls_ca)
+        self._session: aiohttp.ClientSession | None = None
+        self._last_number = 0
+
+    async def __aenter__(self) -> CommitteeClient:
+        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS + 5, sock_connect=CONNECT_TIMEOUT_SECONDS)
+        connector = aiohttp.TCPConnector(ssl=self._tls or False, limit=0)
+        self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    # --- ordered operations ----------------------------------------------------------------------------------
+
+    async def submit(self, operation: Operation) -> Outcome:
+        """Have `operation` ordered and executed once; the outcome that f+1 replicas agree on.
+
+        Raises Rejected when the law refuses it and Unavailable when no quorum answers in time.
+        """
+        failure: KoinonError = Unavailable("not tried")
+        for attempt in range(SUBMIT_ATTEMPTS_MAX):
+            try:
+                return decode_outcome(await self._order(encode(operation)))
+            except Unavailable as error:
+                failure = error
+                await asyncio.sleep(0.2 * 2**attempt)
+        raise failure
+
+    async def _order(self, operation: bytes) -> bytes:
+        for _ in range(REPLAY_RETRIES_MAX):
+            number = self._next_number()
+            body = seal(self._require_signer(), self._domain, Request(number=number, operation=operation))
+
+            async def ask(index: int, body: bytes = body, number: int = number) -> bytes:
+                raw = await self._call(index, "POST", "/v1/requests", body)
+                reply = authenticate(Reply, raw, self._domain)
+                self._require_replica(index, reply.sender)
+                if reply.message.number != number or reply.message.client != self._require_signer().address:
+                    raise RemoteError(f"replica {index} answered another request")
+                return reply.message.result
+
+            try:
+                return await self._agreed(ask)
+            except Replayed:
+                # another process with the same key spoke in between: a fresh number is above its own
+                continue
+        raise Replayed("other requests of the same key keep overtaking this one")
+
+    def _next_number(self) -> int:
+        self._last_number = max(self._last_number + 1, time.time_ns() // 1000)
+        return self._last_number
+
+    # --- questions -------------------------------------------------------------------------------------------
+
+    async def task(self, task: bytes, *, rounds: int = 2) -> Task:
+        """A task with its last `rounds` rounds, as f+1 replicas agree; Unavailable if it does not exist."""
+        return await self.watch_task(task, after=-1, wait_ms=0, rounds=rounds)
+
+    async def watch_task(self, task: bytes, *, after: int, wait_ms: int = 10_000, rounds: int = 2) -> Task:
+        """As `task`, but waits up to `wait_ms` for a version above `after`."""
+        path = f"/v1/tasks/{task.hex()}?after={after}&wait_ms={wait_ms}&rounds={rounds}"
+        return msgspec.msgpack.decode(await self._ask(path), type=Task)
+
+    async def tasks(self) -> dict[bytes, Task]:
+        """All tasks by identity, each with its last round only."""
+        return msgspec.msgpack.decode(await self._ask("/v1/tasks"), type=dict[bytes, Task])
+
+    async def members(self) -> dict[bytes, Member]:
+        return msgspec.msgpack.decode(await self._ask("/v1/members"), type=dict[bytes, Member])
+
+    async def refusals(self) -> dict[str, int]:
+        """How often the law refused an operation, by rule."""
+        return msgspec.msgpack.decode(await self._ask("/v1/refusals"), type=dict[str, int])
+
+    async def status(self, index: int) -> dict[str, Any]:
+        """What replica `index` says of itself (view, sequence, checkpoint, ...): for operators, not for trust."""
+        return msgspec.json.decode(await self._call(index, "GET", "/v1/status"), type=dict[str, Any])
+
+    async def log(self, index: int, *, first: int, limit: int = 256) -> list[CommittedBatch]:
+        """Entries of the ordered log from sequence `first`, as replica `index` keeps them; check the signatures."""
+        raw = await self._call(index, "GET", f"/v1/log?from={first}&limit={limit}")
+        return msgspec.msgpack.decode(raw, type=list[CommittedBatch])
+
+    # --- blobs and pieces ------------------------------------------------------------------------------------
+
+    async def put_blob(self, content: bytes) -> bytes:
+        """Store on at least 2f+1 replicas; the digest. Unavailable when fewer keep it."""
+        digest = keccak(content)
+        upload = seal(self._require_signer(), self._domain, BlobUpload(digest=digest, size=len(content)))
+        headers = {UPLOAD_HEADER: base64.b64encode(upload).decode()}
+
+        async def put(index: int) -> bool:
+            await self._call(index, "PUT", f"/v1/blobs/{digest.hex()}", content, headers=headers, slow=True)
+            return True
+
+        await self.collect(put, enough=self.federation.quorum, what="keep the blob")
+        return digest
+
+    async def get_blob(self, digest: bytes) -> bytes:
+        """Fetch from any replica that has it, checked against the digest; Unavailable when none has."""
+        failure: KoinonError = Unavailable(f"no replica has blob 0x{digest.hex()}")
+        count = len(self.federation.replicas)
+        for step in range(count):
+            try:
+                content = await self._call((digest[0] + step) % count, "GET", f"/v1/blobs/{digest.hex()}", slow=True)
+                require_digest(content, digest)
+                return content
+            except RemoteError as error:
+                failure = error
+        raise failure
+
+    async def deliver(self, index: int, piece: Piece) -> bytes:
+        """Hand a piece to replica `index`; its 64-byte signature of the Receipt."""
+        body = seal(self._require_signer(), self._domain, piece)
+        raw = await self._call(index, "POST", "/v1/pieces", body, slow=True)
+        receipt = authenticate(Receipt, raw, self._domain)
+        self._require_replica(index, receipt.sender)
+        expected = Receipt(task=piece.task, round=piece.round, node=piece.node, update=piece.update)
+        if receipt.message != expected:
+            raise RemoteError(f"replica {index} signed a receipt for something else")
+        return receipt.signature
+
+    async def contribution(self, index: int, task: bytes, round_: int) -> bytes:
+        """Replica `index`'s sealed Contribution to the opening of a closed round (checked for its signer)."""
+        raw = await self._call(index, "GET", f"/v1/openings/{task.hex()}/{round_}", slow=True)
+        self._require_replica(index, authenticate(Contribution, raw, self._domain).sender)
+        return raw
+
+    async def certify(self, index: int, request: CertificateRequest) -> tuple[RoundCertificate, bytes]:
+        """Ask replica `index` to check an opening; the certificate that it signed and its signature."""
+        body = seal(self._require_signer(), self._domain, request)
+        signed = authenticate(
+            RoundCertificate,
+            await self._call(index, "POST", "/v1/certificates", body, slow=True),
+            self._domain,
+        )
+        self._require_replica(index, signed.sender)
+        return signed.message, signed.signature
+
+    async def collect(
+        self, ask: Callable[[int], Awaitable[T]], *, enough: int, what: str, patience_seconds: float = 0.0
+    ) -> dict[int, T]:
+        """Ask all replicas at once; answers by index as soon as `enough` (then waits `patience_seconds` more).
+
+        Raises the last error as Unavailable when fewer answer.
+        """
+        running = {asyncio.ensure_future(ask(index)): index for index in range(len(self.federation.replicas))}
+        answers: dict[int, T] = {}
+        failures: list[str] = []
+        pending = set(running)
+        patience: float | None = None
+        while pending:
+            done, pending = await asyncio.wait(pending, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            for future in done:
+                if (error := future.exception()) is None:
+                    answers[running[future]] = future.result()
+                elif isinstance(error, KoinonError):
+                    failures.append(f"replica {running[future]}: {error.message}")
+                else:
+                    raise error
+            if len(answers) >= enough:
+                if patience is not None or not patience_seconds:
+                    break
+                patience = patience_seconds
+        for future in pending:
+            future.cancel()
+        if len(answers) < enough:
+            raise Unavailable(
+                f"{len(answers)} of {len(running)} replicas {what}, {enough} are needed: {'; '.join(failures)}"
+            )
+        return answers
+
+    # --- transport -------------------------------------------------------------------------------------------
+
+    async def _ask(self, path: str) -> bytes:
+        """GET on which f+1 replicas agree; replicas that are a step apart are asked again."""
+        failure: KoinonError = Unavailable("not tried")
+        for _ in range(DISAGREEMENT_RETRIES_MAX):
+            try:
+                return await self._agreed(lambda index: self._call(index, "GET", path))
+            except Unavailable as error:
+                if isinstance(error, _Missing):
+                    raise
+                failure = error
+                await asyncio.sleep(DISAGREEMENT_PAUSE_SECONDS)
+        raise failure
+
+    async def _agreed(self, ask: Callable[[int], Awaitable[bytes]]) -> bytes:
+        """The first answer (or refusal) that f+1 replicas give alike."""
+        enough = self.federation.faulty + 1
+        running = [asyncio.ensure_future(ask(index)) for index in range(len(self.federation.replicas))]
+        answers: Counter[bytes] = Counter()
+        refusals: Counter[type[KoinonError]] = Counter()
+        reasons: list[str] = []
+        try:
+            for future in asyncio.as_completed(running):
+                try:
+                    answer = await future
+                except KoinonError as error:
+                    reasons.append(error.message)
+                    refusals[type(error)] += 1
+                    if refusals[type(error)] >= enough and isinstance(error, Replayed | UnknownSigner | _Missing):
+                        raise
+                    continue
+                answers[answer] += 1
+                if answers[answer] >= enough:
+                    return answer
+        finally:
+            for task in running:
+                task.cancel()
+        raise Unavailable(
+            f"no {enough} of {len(running)} replicas agree ({len(answers)} different answers)"
+            + (f": {'; '.join(reasons)}" if reasons else ""),
+            hint="look at: koinon replicas",
+        )
+
+    async def _call(
+        self,
+        index: int,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        headers: dict[str, str] | None = None,
+        slow: bool = False,
+    ) -> bytes:
+        """One HTTP exchange with one replica; every failure becomes a RemoteError."""
+        if self._session is None:
+            raise RuntimeError("use CommitteeClient as an async context manager")
+        where = f"replica {index}"
+        extra = {"timeout": aiohttp.ClientTimeout(total=BLOB_TIMEOUT_SECONDS)} if slow else {}
+        try:
+            async with self._session.request(
+                method,
+                self.federation.replicas[index].url + path,
+                data=body,
+                headers={"Content-Type": CONTENT_TYPE, **(headers or {})},
+                **extra,  # type: ignore[arg-type]
+            ) as response:
+                content = await response.read()
+                status = response.status
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(f"{where} does not answer ({type(error).__name__})") from None
+        if status != 200:
+            if status == 404:
+                raise _Missing(f"{where} does not know {path.split('?')[0]}")
+            raise_refusal(status, content, where)
+        return content
+
+    def _require_signer(self) -> Signer:
+        if self.signer is None:
+            raise RuntimeError("this client was opened for reading only")
+        return self.signer
+
+    def _require_replica(self, index: int, sender: bytes) -> None:
+        if sender != self.federation.replica_addresses[index]:
+            raise UnknownSigner(f"replica {index} signed with a key that is not the committee's")
+
+
+class _Missing(Unavailable):
+    """A replica answered: it does not exist."""

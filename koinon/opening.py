@@ -1,0 +1,153 @@
+"""From a closed round to the next model: the steps that aggregator, replicas and auditors all repeat alike.
+
+All inputs are public records and blobs; nothing here can be steered by who runs it. The aggregator opens
+(`open_round`), everybody else verifies (`verify_opening`), and both derive the same bytes (`next_model`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from koinon.config import FederationFile
+from koinon.encoding import ZERO_DIGEST, decode, encode, from_hex, keccak
+from koinon.errors import BadPiece, CannotOpen, RemoteError, UnknownSigner
+from koinon.learning import strategy
+from koinon.learning.parameters import Parameters
+from koinon.privacy import fixed_point, mode
+from koinon.privacy.mode import Digests, Opened, Setting, Values
+from koinon.rounds.operations import MILLION, TaskSpec
+from koinon.rounds.state import Round
+from koinon.signing import Authenticated, Signed, authenticate
+from koinon.wire import Contribution, Opening, Update
+
+UPDATE_BYTES_MAX = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ClosedRound:
+    """A round whose accepted set is fixed, with what binds its updates."""
+
+    federation: FederationFile
+    task: bytes
+    spec: TaskSpec
+    round: Round
+
+    def setting(self, key_share: bytes = b"") -> Setting:
+        return round_setting(self.federation, self.task, self.spec, self.round, key_share)
+
+
+def round_setting(
+    federation: FederationFile, task: bytes, spec: TaskSpec, round_: Round, key_share: bytes = b""
+) -> Setting:
+    """The privacy setting of one round, the same for every party."""
+    keyed = spec.mode == "paillier" and federation.paillier is not None
+    return Setting(
+        task=task,
+        round=round_.number,
+        replicas=len(federation.replicas),
+        dimension=spec.dimension,
+        bits=spec.bits,
+        cohort=len(round_.cohort),
+        public_key=from_hex(federation.paillier.public_key) if keyed and federation.paillier else b"",
+        key_share=key_share,
+    )
+
+
+def public_part(closed: ClosedRound, node: bytes, blob: bytes) -> bytes:
+    """The mode's public part in an update blob; BadPiece unless it was made by `node` for this round."""
+    update = decode(Update, blob, bytes_max=UPDATE_BYTES_MAX)
+    said = (update.task, update.round, update.node, update.mode)
+    if said != (closed.task, closed.round.number, node, closed.spec.mode):
+        raise BadPiece(f"the update of 0x{node.hex()} was made for another task, round, node or mode")
+    return update.public
+
+
+def signed_contributions(
+    closed: ClosedRound, sealed: Sequence[bytes]
+) -> tuple[dict[int, Authenticated[Contribution]], dict[str, str]]:
+    """The contributions that are genuine, by replica, and why the others are not."""
+    good: dict[int, Authenticated[Contribution]] = {}
+    bad: dict[str, str] = {}
+    for number, raw in enumerate(sealed):
+        try:
+            said = authenticate(Contribution, raw, closed.federation.domain)
+            _require_contribution(closed, said)
+            good[said.message.replica] = said
+        except RemoteError as error:
+            bad[f"contribution {number}"] = error.message
+    return good, bad
+
+
+def _require_contribution(closed: ClosedRound, said: Authenticated[Contribution]) -> None:
+    message, addresses = said.message, closed.federation.replica_addresses
+    if message.replica >= len(addresses) or addresses[message.replica] != said.sender:
+        raise UnknownSigner(f"a contribution signed by 0x{said.sender.hex()}, who is not that replica")
+    expected = (closed.task, closed.round.number, closed.round.updates_root)
+    if (message.task, message.round, message.updates_root) != expected:
+        raise BadPiece(f"replica {message.replica} contributed to another opening")
+
+
+def _digests(contributions: Mapping[int, Authenticated[Contribution]]) -> Digests:
+    return {index: dict(said.message.components) for index, said in contributions.items()}
+
+
+def open_round(
+    closed: ClosedRound,
+    publics: Mapping[bytes, bytes],
+    contributions: Mapping[int, Authenticated[Contribution]],
+    components: Mapping[bytes, bytes],
+) -> Opened:
+    """Open the sum of the accepted updates; CannotOpen names what is missing or who contradicted."""
+    _require_all(closed, publics)
+    return mode(closed.spec.mode).open(closed.setting(), publics, _digests(contributions), components)
+
+
+def make_opening(
+    closed: ClosedRound, contributions: Mapping[int, Authenticated[Contribution]], witness: bytes
+) -> Opening:
+    """The evidence that is stored as a blob and named in the certificate."""
+    return Opening(
+        task=closed.task,
+        round=closed.round.number,
+        contributions=tuple(
+            Signed(payload=encode(said.message), signature=said.signature) for _, said in sorted(contributions.items())
+        ),
+        witness=keccak(witness) if witness else ZERO_DIGEST,
+    )
+
+
+def verify_opening(
+    closed: ClosedRound,
+    opening: Opening,
+    publics: Mapping[bytes, bytes],
+    components: Mapping[bytes, bytes],
+    witness: bytes,
+) -> Values:
+    """The opened sum, int64[dimension], trusting nobody beyond f replicas; CannotOpen or RemoteError otherwise."""
+    _require_all(closed, publics)
+    if (opening.task, opening.round) != (closed.task, closed.round.number):
+        raise CannotOpen("the opening is of another round")
+    good, bad = signed_contributions(closed, [encode(each) for each in opening.contributions])
+    if bad:
+        raise CannotOpen(f"the opening contains false contributions: {bad}")
+    return mode(closed.spec.mode).verify(closed.setting(), publics, _digests(good), components, witness)
+
+
+def component_digests(opening: Opening) -> set[bytes]:
+    """The blobs that a verifier may need (a digest that only a liar signed may not exist)."""
+    messages = [decode(Contribution, each.payload) for each in opening.contributions]
+    return {component for message in messages for _, component in message.components}
+
+
+def next_model(spec: TaskSpec, round_: Round, parent: Parameters, total: Values) -> Parameters:
+    """The model after this round: the strategy applied to the mean weighted by sample counts."""
+    weight_sum = sum(kept.examples for kept in round_.submissions.values()) / round_.examples_cap
+    delta = fixed_point.mean(total, clip=spec.clip / MILLION, bits=spec.bits, weight_sum=weight_sum)
+    return strategy(spec.strategy, dict(spec.config)).apply(parent, delta)
+
+
+def _require_all(closed: ClosedRound, publics: Mapping[bytes, bytes]) -> None:
+    missing = set(closed.round.submissions) - set(publics)
+    if missing or set(publics) - set(closed.round.submissions):
+        raise CannotOpen(f"the updates at hand are not the accepted set ({len(missing)} are missing)")

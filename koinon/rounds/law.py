@@ -1,0 +1,416 @@
+"""The rule book: each operation is checked in full, then changes the state.
+
+Deterministic: the only inputs are the state, the genesis, the operation, its sender and the agreed time. A
+broken rule raises `Rejected` before anything changed; `Federation.execute` turns that into an `Outcome`, counts
+it, and goes on.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import msgspec
+
+from koinon.encoding import Message, decode, encode, keccak
+from koinon.errors import BadSignature, Malformed, Rejected, UnknownSigner
+from koinon.signing import Domain, Typed, recover, signing_digest
+from koinon.wire import Receipt, Role, RoundCertificate, SignedReceipt
+
+from .operations import (
+    CloseRound,
+    CompleteRound,
+    CreateTask,
+    Enrol,
+    OpenRound,
+    Operation,
+    Outcome,
+    ReportEvaluation,
+    Revoke,
+    StopTask,
+    SubmitUpdate,
+    decode_operation,
+)
+from .state import Genesis, Member, Round, State, Submission, Task, rewards_root
+
+TASKS_ACTIVE_MAX = 64
+ABORTED_ROUNDS_MAX = 3
+"""So many rounds in a row without a quorum of updates end a task: it cannot be reached."""
+
+RULES = {
+    "malformed": "the operation's bytes are not an operation",
+    "not-a-member": "the sender was never admitted, or its membership was revoked",
+    "role": "the sender's role does not allow this operation",
+    "admission": "an admission that is stale, for somebody else, or not signed by the registrar",
+    "unknown-task": "no such task",
+    "task-exists": "the same task from the same submitter exists",
+    "task-over": "the task is completed, stopped or failed",
+    "too-many-tasks": "the committee serves no more active tasks",
+    "not-the-submitter": "only the submitter stops a task",
+    "round-open": "the previous round is not certified or aborted yet",
+    "unknown-round": "not the task's current round",
+    "round-closed": "the round takes no more updates",
+    "stale-model": "the operation starts from another model than the last certified one",
+    "cohort": "the cohort is unsorted, too small, too large, or invites somebody who cannot train",
+    "not-invited": "the sender is not in the round's cohort",
+    "duplicate-update": "one update a node and round",
+    "examples": "the sample count is zero or above what the node was admitted with",
+    "receipts": "fewer than 2f+1 valid receipts of distinct replicas",
+    "too-early": "the deadline has not passed and updates are missing",
+    "certificate": "the certificate does not say what the round's records say",
+    "quorum": "fewer than 2f+1 valid signatures of distinct replicas",
+    "evaluation": "an evaluation of a round that is not certified, by a stranger to it, or a second one",
+}
+
+
+class Federation:
+    """The replicated application: the state under the law."""
+
+    def __init__(self, genesis: Genesis, state: State | None = None) -> None:
+        self.genesis = genesis
+        self.domain = Domain(genesis.chain_id, genesis.ledger)
+        self.state = state or State()
+
+    @property
+    def quorum(self) -> int:
+        count = len(self.genesis.replicas)
+        return count - (count - 1) // 3
+
+    # --- what the ordered log asks ---------------------------------------------------------------------------
+
+    def admits(self, sender: bytes) -> None:
+        """UnknownSigner unless `sender` may use the log: a member, or one whose first word is to enrol."""
+        member = self.state.members.get(sender)
+        if member is not None and not member.active:
+            raise UnknownSigner(f"0x{sender.hex()} was revoked")
+
+    def execute(self, sender: bytes, operation: bytes, time_ms: int) -> bytes:
+        """Apply one ordered operation and answer with the bytes of an `Outcome`; never raises on bad input."""
+        self.state.time_ms = max(self.state.time_ms, time_ms)
+        try:
+            return encode(self.apply(sender, decode_operation(operation)))
+        except Malformed as error:
+            refused = Rejected("malformed", error.message)
+        except Rejected as error:
+            refused = error
+        self.state.refusals[refused.rule] = self.state.refusals.get(refused.rule, 0) + 1
+        return encode(Outcome(rule=refused.rule, detail=refused.message[:1024]))
+
+    def root(self) -> bytes:
+        return keccak(self.snapshot())
+
+    def snapshot(self) -> bytes:
+        return encode(self.state)
+
+    def restore(self, snapshot: bytes) -> None:
+        try:
+            self.state = msgspec.msgpack.decode(snapshot, type=State)
+        except msgspec.MsgspecError as error:
+            raise Malformed(f"not a snapshot of the federation: {error}") from None
+
+    # --- the rules -------------------------------------------------------------------------------------------
+
+    def apply(self, sender: bytes, operation: Operation) -> Outcome:
+        """Check and apply; raises Rejected and leaves the state alone when a rule is broken."""
+        match operation:
+            case Enrol():
+                return self._enrol(sender, operation)
+            case Revoke():
+                return self._revoke(operation)
+        self._require_member(sender)
+        match operation:
+            case CreateTask():
+                return self._create_task(sender, operation)
+            case StopTask():
+                return self._stop_task(sender, operation)
+            case OpenRound():
+                return self._open_round(sender, operation)
+            case SubmitUpdate():
+                return self._submit_update(sender, operation)
+            case CloseRound():
+                return self._close_round(operation)
+            case CompleteRound():
+                return self._complete_round(operation)
+            case ReportEvaluation():
+                return self._report_evaluation(sender, operation)
+
+    def _enrol(self, sender: bytes, operation: Enrol) -> Outcome:
+        admission = operation.admission
+        if admission.member != sender:
+            refuse("admission", "the admission names another party than the sender")
+        self._require_registrar(admission, operation.signature)
+        known = self.state.members.get(sender)
+        if known is not None and admission.serial <= known.serial:
+            refuse("admission", f"serial {admission.serial} is not above {known.serial}, the last one used")
+        self.state.members[sender] = Member(
+            roles=admission.roles,
+            examples_max=admission.examples_max,
+            sealing_key=admission.sealing_key,
+            serial=admission.serial,
+            active=True,
+            joined_ms=self.state.time_ms,
+        )
+        return Outcome()
+
+    def _revoke(self, operation: Revoke) -> Outcome:
+        revocation = operation.revocation
+        self._require_registrar(revocation, operation.signature)
+        known = self.state.members.get(revocation.member)
+        if known is None or revocation.serial <= known.serial:
+            refuse("admission", "a revocation of somebody unknown, or older than the last admission")
+        known.active, known.serial = False, revocation.serial
+        return Outcome()
+
+    def _create_task(self, sender: bytes, operation: CreateTask) -> Outcome:
+        identity = task_identity(sender, operation)
+        if identity in self.state.tasks:
+            refuse("task-exists", "the same task exists: change its name to run it again")
+        active = sum(task.status == "active" for task in self.state.tasks.values())
+        if active >= TASKS_ACTIVE_MAX:
+            refuse("too-many-tasks", f"{active} tasks are active")
+        self.state.tasks[identity] = Task(
+            spec=operation.spec,
+            submitter=sender,
+            created_ms=self.state.time_ms,
+            status="active",
+            model=operation.spec.initial_model,
+        )
+        return Outcome(subject=identity)
+
+    def _stop_task(self, sender: bytes, operation: StopTask) -> Outcome:
+        task = self._active_task(operation.task)
+        if sender not in (task.submitter, self.genesis.registrar):
+            refuse("not-the-submitter", "only the submitter stops a task")
+        self._finish(task, "stopped", "stopped by its submitter")
+        return Outcome()
+
+    def _open_round(self, sender: bytes, operation: OpenRound) -> Outcome:
+        self._require_role(sender, Role.AGGREGATOR)
+        task, spec = self._active_task(operation.task), self._active_task(operation.task).spec
+        last = task.current()
+        if last is not None and last.phase in ("training", "closed"):
+            refuse("round-open", f"round {last.number} is {last.phase}")
+        if operation.round != (last.number if last else 0) + 1:
+            refuse("unknown-round", f"the next round is {(last.number if last else 0) + 1}")
+        if operation.parent_model != task.model:
+            refuse("stale-model", "the round does not start from the last certified model")
+        cohort = operation.cohort
+        if list(cohort) != sorted(set(cohort)) or not spec.cohort_min <= len(cohort) <= spec.cohort_max:
+            refuse("cohort", f"a cohort is ascending and has {spec.cohort_min}..{spec.cohort_max} nodes")
+        members = [self.state.members.get(node) for node in cohort]
+        for node, member in zip(cohort, members, strict=True):
+            if member is None or not member.active or not member.roles & Role.NODE or not member.examples_max:
+                refuse("cohort", f"0x{node.hex()} is not an active node")
+        task.rounds.append(
+            Round(
+                number=operation.round,
+                phase="training",
+                parent_model=operation.parent_model,
+                cohort=cohort,
+                examples_cap=max(member.examples_max for member in members if member),
+                opened_ms=self.state.time_ms,
+                deadline_ms=self.state.time_ms + spec.round_ms,
+            )
+        )
+        task.version += 1
+        return Outcome()
+
+    def _submit_update(self, sender: bytes, operation: SubmitUpdate) -> Outcome:
+        self._require_role(sender, Role.NODE)
+        task = self._active_task(operation.task)
+        round_ = self._current_round(task, operation.round)
+        if sender not in round_.cohort:
+            refuse("not-invited", f"0x{sender.hex()} is not in the cohort of round {round_.number}")
+        if sender in round_.submissions:
+            refuse("duplicate-update", f"an update for round {round_.number} is already there")
+        if round_.phase != "training" or self.state.time_ms > round_.deadline_ms:
+            refuse("round-closed", f"round {round_.number} takes no more updates")
+        if operation.parent_model != round_.parent_model:
+            refuse("stale-model", "the update was trained from another model")
+        if not 0 < operation.examples <= self.state.members[sender].examples_max:
+            refuse("examples", f"a sample count lies in 1..{self.state.members[sender].examples_max}")
+        receipt = Receipt(task=operation.task, round=operation.round, node=sender, update=operation.update)
+        self._require_quorum("receipts", receipt, operation.receipts)
+        round_.submissions[sender] = Submission(
+            update=operation.update,
+            examples=operation.examples,
+            loss=operation.loss,
+            time_ms=self.state.time_ms,
+            holders=tuple(each.replica for each in operation.receipts),
+        )
+        task.version += 1
+        if len(round_.submissions) == len(round_.cohort):
+            self._fix_accepted(operation.task, round_)
+        return Outcome()
+
+    def _close_round(self, operation: CloseRound) -> Outcome:
+        task = self._active_task(operation.task)
+        round_ = self._current_round(task, operation.round)
+        if round_.phase != "training":
+            refuse("round-closed", f"round {round_.number} is {round_.phase}")
+        if self.state.time_ms <= round_.deadline_ms:
+            refuse("too-early", f"{round_.deadline_ms - self.state.time_ms} ms to the deadline")
+        task.version += 1
+        if len(round_.submissions) >= task.spec.cohort_min:
+            self._fix_accepted(operation.task, round_)
+            return Outcome()
+        round_.phase, round_.closed_ms = "aborted", self.state.time_ms
+        task.aborted_in_a_row += 1
+        if task.aborted_in_a_row >= ABORTED_ROUNDS_MAX:
+            self._finish(task, "failed", f"{ABORTED_ROUNDS_MAX} rounds in a row had too few updates")
+        return Outcome()
+
+    def _complete_round(self, operation: CompleteRound) -> Outcome:
+        task = self._active_task(operation.certificate.task)
+        round_ = self._current_round(task, operation.certificate.round)
+        if round_.phase != "closed":
+            refuse("round-closed", f"round {round_.number} is {round_.phase}")
+        self.require_certificate_fits(operation.certificate)
+        self._require_quorum("quorum", operation.certificate, operation.signatures)
+        round_.phase, round_.certified_ms = "certified", self.state.time_ms
+        round_.certificate, round_.signatures = operation.certificate, operation.signatures
+        task.rewards = task.rewards_after(round_)
+        task.model = operation.certificate.model
+        task.certified += 1
+        task.aborted_in_a_row = 0
+        task.version += 1
+        if task.certified == task.spec.rounds:
+            self._finish(task, "completed", "")
+        return Outcome()
+
+    def _report_evaluation(self, sender: bytes, operation: ReportEvaluation) -> Outcome:
+        task = self._task(operation.task)
+        round_ = task.round(operation.round)
+        if round_ is None or round_.phase != "certified":
+            refuse("evaluation", f"round {operation.round} is not certified")
+        seen = round_.evaluation
+        if sender not in round_.cohort or sender in seen.reporters:
+            refuse("evaluation", "one evaluation for each node of the cohort")
+        if not 0 < operation.examples <= self.state.members[sender].examples_max:
+            refuse("examples", f"a sample count lies in 1..{self.state.members[sender].examples_max}")
+        if not 0 <= operation.accuracy <= 1_000_000 or not 0 <= operation.loss <= 1_000_000_000:
+            refuse("evaluation", "accuracy lies in 0..1 and loss in 0..1000 (both in millionths)")
+        seen.reporters.append(sender)
+        seen.examples += operation.examples
+        seen.loss_sum += operation.loss * operation.examples
+        seen.accuracy_sum += operation.accuracy * operation.examples
+        task.version += 1
+        return Outcome()
+
+    # --- helpers ---------------------------------------------------------------------------------------------
+
+    def require_certificate_fits(self, certificate: RoundCertificate) -> None:
+        """Rejected unless all but `model` and `opening` follow from the records of the closed round."""
+        task = self._active_task(certificate.task)
+        round_ = self._current_round(task, certificate.round)
+        rewards = task.rewards_after(round_)
+        expected = {
+            "epoch": self.genesis.epoch,
+            "parent_model": round_.parent_model,
+            "updates_root": round_.updates_root,
+            "rewards_root": rewards_root(certificate.task, rewards),
+            "rewards_total": sum(rewards.values()),
+            "participants": len(round_.submissions),
+        }
+        for name, value in expected.items():
+            if getattr(certificate, name) != value:
+                refuse("certificate", f"{name} of the certificate differs from the round's records")
+
+    def draft_certificate(self, task: bytes, number: int, *, model: bytes, opening: bytes) -> RoundCertificate:
+        """The certificate that the records of a closed round call for, given what its opening yielded."""
+        kept = self._active_task(task)
+        round_ = self._current_round(kept, number)
+        if round_.phase != "closed":
+            refuse("round-closed", f"round {number} is {round_.phase}")
+        rewards = kept.rewards_after(round_)
+        return RoundCertificate(
+            task=task,
+            round=number,
+            epoch=self.genesis.epoch,
+            parent_model=round_.parent_model,
+            model=model,
+            updates_root=round_.updates_root,
+            opening=opening,
+            rewards_root=rewards_root(task, rewards),
+            rewards_total=sum(rewards.values()),
+            participants=len(round_.submissions),
+        )
+
+    def _fix_accepted(self, identity: bytes, round_: Round) -> None:
+        """From here on the accepted set never changes: it is what the committee opens, once."""
+        round_.phase, round_.closed_ms = "closed", self.state.time_ms
+        round_.updates_root = round_.rebuilt_updates_root(identity)
+
+    def _finish(self, task: Task, status: str, reason: str) -> None:
+        last = task.current()
+        if last is not None and last.phase in ("training", "closed"):
+            last.phase = "aborted"
+        task.status, task.reason = status, reason
+        task.version += 1
+
+    def _require_member(self, sender: bytes) -> Member:
+        member = self.state.members.get(sender)
+        if member is None or not member.active:
+            refuse("not-a-member", f"0x{sender.hex()} is not a member")
+        return member
+
+    def _require_role(self, sender: bytes, role: Role) -> None:
+        if not self._require_member(sender).roles & role:
+            refuse("role", f"0x{sender.hex()} has not the role {role.name}")
+
+    def _require_registrar(self, message: Typed, signature: bytes) -> None:
+        try:
+            signer = recover(signing_digest(self.domain, message), signature)
+        except BadSignature as error:
+            refuse("admission", error.message)
+        if signer != self.genesis.registrar:
+            refuse("admission", f"signed by 0x{signer.hex()}, who is not the registrar")
+
+    def _require_quorum(self, rule: str, message: Message, signatures: tuple[SignedReceipt, ...]) -> None:
+        """Rejected unless 2f+1 replicas (ascending) signed `message`."""
+        indices = [each.replica for each in signatures]
+        if indices != sorted(set(indices)) or not self.quorum <= len(indices) <= len(self.genesis.replicas):
+            refuse(rule, f"{len(set(indices))} signatures in ascending order, where {self.quorum} are needed")
+        what = signing_digest(self.domain, message)
+        for each in signatures:
+            try:
+                if recover(what, each.signature) != self.genesis.replicas[each.replica]:
+                    refuse(rule, f"the signature of replica {each.replica} is somebody else's")
+            except (BadSignature, IndexError):
+                refuse(rule, f"the signature of replica {each.replica} is not one")
+
+    def _task(self, identity: bytes) -> Task:
+        task = self.state.tasks.get(identity)
+        if task is None:
+            refuse("unknown-task", f"no task 0x{identity.hex()}")
+        return task
+
+    def _active_task(self, identity: bytes) -> Task:
+        task = self._task(identity)
+        if task.status != "active":
+            refuse("task-over", f"the task is {task.status}")
+        return task
+
+    def _current_round(self, task: Task, number: int) -> Round:
+        round_ = task.current()
+        if round_ is None or round_.number != number:
+            refuse("unknown-round", f"round {number} is not the current round")
+        return round_
+
+
+def task_identity(submitter: bytes, operation: CreateTask) -> bytes:
+    """32 bytes that name a task: its spec and who submitted it."""
+    return keccak(b"koinon task" + submitter + encode(operation.spec))
+
+
+def refuse(rule: str, message: str) -> NoReturn:
+    if rule not in RULES:
+        raise KeyError(rule)
+    raise Rejected(rule, message)
+
+
+def decode_outcome(data: bytes) -> Outcome:
+    """The outcome in a reply; raises Rejected when the law refused the operation."""
+    outcome = decode(Outcome, data)
+    if outcome.rule:
+        raise Rejected(outcome.rule, outcome.detail, hint=RULES.get(outcome.rule))
+    return outcome

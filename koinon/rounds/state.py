@@ -1,0 +1,129 @@
+"""What the law remembers. Mutable, pure data; `encode` of it is canonical (map keys are sorted).
+
+Life of a task:   active → completed | stopped | failed
+Life of a round:  training → closed → certified;  training → aborted when its deadline finds too few updates
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from koinon.encoding import Address, Digest
+from koinon.merkle import reward_leaf, root, update_leaf
+from koinon.wire import RoundCertificate, SignedReceipt
+
+from .operations import TaskSpec
+
+
+class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """Base of the mutable state."""
+
+
+class Genesis(msgspec.Struct, frozen=True, array_like=True):
+    """What all replicas agree on before the first operation.
+
+    `chain_id` and `ledger` make the EIP-712 domain; `replicas` are the committee's addresses by index.
+    """
+
+    chain_id: int
+    ledger: Address
+    registrar: Address
+    epoch: int
+    replicas: tuple[Address, ...]
+
+
+class Member(Record):
+    roles: int
+    examples_max: int
+    sealing_key: bytes
+    serial: int
+    active: bool
+    joined_ms: int
+
+
+class Submission(Record):
+    update: Digest
+    examples: int
+    loss: int
+    time_ms: int
+    holders: tuple[int, ...]
+
+
+class Evaluation(Record):
+    """Sums over the nodes that measured this round's model; loss and accuracy are Σ millionths · examples."""
+
+    reporters: list[Address] = msgspec.field(default_factory=list)
+    examples: int = 0
+    loss_sum: int = 0
+    accuracy_sum: int = 0
+
+
+class Round(Record):
+    number: int
+    phase: str
+    parent_model: Digest
+    cohort: tuple[Address, ...]
+    examples_cap: int
+    opened_ms: int
+    deadline_ms: int
+    submissions: dict[Address, Submission] = msgspec.field(default_factory=dict)
+    closed_ms: int = 0
+    updates_root: Digest = bytes(32)
+    certified_ms: int = 0
+    certificate: RoundCertificate | None = None
+    signatures: tuple[SignedReceipt, ...] = ()
+    evaluation: Evaluation = msgspec.field(default_factory=Evaluation)
+
+    def rebuilt_updates_root(self, task: Digest) -> bytes:
+        """The Merkle root over the accepted submissions, by ascending node address."""
+        return root(
+            [
+                update_leaf(task, self.number, node, kept.update, kept.examples)
+                for node, kept in sorted(self.submissions.items())
+            ]
+        )
+
+    def accuracy(self) -> float | None:
+        """The nodes' weighted accuracy in [0, 1], or None before the first report."""
+        seen = self.evaluation
+        return seen.accuracy_sum / seen.examples / 1e6 if seen.examples else None
+
+
+class Task(Record):
+    spec: TaskSpec
+    submitter: Address
+    created_ms: int
+    status: str
+    model: Digest
+    version: int = 0
+    reason: str = ""
+    rounds: list[Round] = msgspec.field(default_factory=list)
+    certified: int = 0
+    aborted_in_a_row: int = 0
+    rewards: dict[Address, int] = msgspec.field(default_factory=dict)
+
+    def round(self, number: int) -> Round | None:
+        return next((each for each in reversed(self.rounds) if each.number == number), None)
+
+    def current(self) -> Round | None:
+        """The newest round, whatever its phase."""
+        return self.rounds[-1] if self.rounds else None
+
+    def rewards_after(self, round_: Round) -> dict[Address, int]:
+        """Cumulative rewards once `round_` is certified: a fixed amount for each accepted update."""
+        amounts = dict(self.rewards)
+        for node in round_.submissions:
+            amounts[node] = amounts.get(node, 0) + self.spec.reward
+        return amounts
+
+
+def rewards_root(task: Digest, amounts: dict[Address, int]) -> bytes:
+    """The Merkle root over cumulative rewards, by ascending address."""
+    return root([reward_leaf(task, account, amount) for account, amount in sorted(amounts.items())])
+
+
+class State(Record):
+    time_ms: int = 0
+    members: dict[Address, Member] = msgspec.field(default_factory=dict)
+    tasks: dict[Digest, Task] = msgspec.field(default_factory=dict)
+    refusals: dict[str, int] = msgspec.field(default_factory=dict)

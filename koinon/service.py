@@ -1,0 +1,162 @@
+"""What every HTTP service of Koinon does alike: bounded bodies, typed refusals, TLS, a clean stop.
+
+Bodies are canonical bytes (`koinon.encoding`). A refusal is a 4xx response whose body is a `Refusal`; the client
+raises it again as the same class of error.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from koinon.config import PartyConfig
+from koinon.encoding import decode, encode
+from koinon.errors import (
+    AuthenticationError,
+    ConfigError,
+    KoinonError,
+    Malformed,
+    Oversized,
+    RemoteError,
+    Unavailable,
+)
+from koinon.observe import metrics, refused
+from koinon.wire import Refusal
+
+CONTENT_TYPE = "application/vnd.koinon+msgpack"
+BODY_BYTES_MAX = 256 * 1024 * 1024
+
+log = logging.getLogger("koinon.service")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _status(error: KoinonError) -> int:
+    match error:
+        case Oversized():
+            return 413
+        case AuthenticationError():
+            return 403
+        case Unavailable():
+            return 404
+        case Malformed():
+            return 400
+    return 409
+
+
+def refusals(service: str) -> Middleware:
+    """Middleware: a KoinonError becomes a counted 4xx, anything else a logged 500; the service goes on."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except KoinonError as error:
+            refused(service, error)
+            log.info("refused", extra={"code": error.code, "reason": error.message, "path": request.path})
+            body = Refusal(code=error.code, message=error.message[:1024], hint=(error.hint or "")[:1024])
+            return web.Response(status=_status(error), body=encode(body), content_type=CONTENT_TYPE)
+        except web.HTTPRequestEntityTooLarge:
+            error_ = Oversized("the body is larger than this service accepts")
+            refused(service, error_)
+            body = Refusal(code=error_.code, message=error_.message)
+            return web.Response(status=413, body=encode(body), content_type=CONTENT_TYPE)
+        except web.HTTPException:
+            raise
+        except Exception:
+            log.exception("handler failed", extra={"path": request.path})
+            return web.Response(status=500)
+
+    return middleware
+
+
+def application(service: str, *, body_bytes_max: int = BODY_BYTES_MAX) -> web.Application:
+    """An aiohttp application with the middleware, `/metrics` and `/healthz`."""
+    app = web.Application(middlewares=[refusals(service)], client_max_size=body_bytes_max)
+
+    async def show_metrics(_: web.Request) -> web.Response:
+        return web.Response(body=metrics(), content_type="text/plain")
+
+    async def healthy(_: web.Request) -> web.Response:
+        return web.json_response({"ok": True})
+
+    app.router.add_get("/metrics", show_metrics)
+    app.router.add_get("/healthz", healthy)
+    return app
+
+
+def answer(message: object) -> web.Response:
+    """A 200 with canonical bytes (a message) or raw bytes."""
+    body = bytes(message) if isinstance(message, bytes | bytearray) else encode(message)
+    return web.Response(body=body, content_type=CONTENT_TYPE)
+
+
+async def read_body(request: web.Request, *, bytes_max: int) -> bytes:
+    """The body; Oversized before it is read when the announced length is above `bytes_max`."""
+    if (request.content_length or 0) > bytes_max:
+        raise Oversized(f"a body of {request.content_length} bytes where at most {bytes_max} are allowed")
+    body = await request.read()
+    if len(body) > bytes_max:
+        raise Oversized(f"a body of {len(body)} bytes where at most {bytes_max} are allowed")
+    return body
+
+
+def server_tls(home: Path, config: PartyConfig) -> ssl.SSLContext | None:
+    """The TLS context of a listener, or None when the party has no certificate."""
+    if not config.tls.certificate:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_cert_chain(home / config.tls.certificate, home / config.tls.key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"the TLS certificate cannot be loaded: {error}") from None
+    return context
+
+
+def client_tls(ca_pem: str) -> ssl.SSLContext | None:
+    """The context with which a party trusts the federation's own authority, or None without TLS."""
+    if not ca_pem:
+        return None
+    context = ssl.create_default_context(cadata=ca_pem)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+async def listen(app: web.Application, home: Path, config: PartyConfig) -> tuple[web.AppRunner, tuple[str, int]]:
+    """Start serving; returns the runner (call `cleanup`) and the bound address."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+    await runner.setup()
+    site = web.TCPSite(runner, config.listen.host, config.listen.port, ssl_context=server_tls(home, config))
+    try:
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        raise ConfigError(f"cannot listen on {config.listen.host}:{config.listen.port}: {error}") from None
+    host, port = runner.addresses[0][:2]
+    return runner, (host, port)
+
+
+def raise_refusal(status: int, body: bytes, where: str) -> None:
+    """Raise what a service refused with, as the class of error that the code names."""
+    try:
+        refusal = decode(Refusal, body, bytes_max=8192)
+    except Malformed:
+        raise Unavailable(f"{where} answered with status {status}") from None
+    kind = _by_code().get(refusal.code, RemoteError)
+    raise kind(f"{where}: {refusal.message}", hint=refusal.hint or None)
+
+
+def _by_code() -> dict[str, type[KoinonError]]:
+    found: dict[str, type[KoinonError]] = {}
+    queue: list[type[KoinonError]] = [KoinonError]
+    while queue:
+        kind = queue.pop()
+        queue.extend(kind.__subclasses__())
+        if kind.__init__ is KoinonError.__init__:
+            found[kind.code] = kind
+    return found

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import OutOfRange
+from koinon.errors import OutOfRange
+
 from .mode import Values
 
 
@@ -40,7 +41,7 @@ def require_in_range(values: Values, *, dimension: int, bits: int) -> None:
     """OutOfRange unless `values` is int64[dimension] within the quantiser's bounds."""
     if values.shape != (dimension,) or values.dtype != np.int64:
         raise OutOfRange(f"expected int64[{dimension}], got {values.dtype}{list(values.shape)}")
-    if values.size and int(np.abs(values).max()) > _limit(bits):
+    if values.size and max(-int(values.min()), int(values.max())) > _limit(bits):  # abs() overflows at -2^63
         raise OutOfRange(f"a value exceeds ±{_limit(bits)} ({bits} bits)")
 
 

@@ -18,7 +18,7 @@ seeded stream.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -33,7 +33,7 @@ class Setting:
     """What binds a protected update: the round it is for and the committee that keeps it.
 
     `cohort` is the most updates that may be summed. `public_key` and `key_share` are the mode's own bytes
-    (empty where it has none); only a replica holds a share.
+    (empty where it has none); only a replica holds a share. Secrets stay out of every repr.
     """
 
     task: bytes
@@ -42,8 +42,8 @@ class Setting:
     dimension: int
     bits: int
     cohort: int
-    public_key: bytes = b""
-    key_share: bytes = b""
+    public_key: bytes = field(default=b"", repr=False)
+    key_share: bytes = field(default=b"", repr=False)
 
     @property
     def faulty(self) -> int:
@@ -55,8 +55,8 @@ class Setting:
 class Protected:
     """An update ready to leave the node: `pieces[i]` is for replica i alone (b"" when it needs none)."""
 
-    public: bytes
-    pieces: tuple[bytes, ...]
+    public: bytes = field(repr=False)
+    pieces: tuple[bytes, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Held:
     """One accepted update as a replica keeps it."""
 
     node: bytes
-    public: bytes
-    piece: bytes
+    public: bytes = field(repr=False)
+    piece: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)

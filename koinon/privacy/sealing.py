@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hpke
+from cryptography.hazmat.primitives import hashes, hpke
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from ..errors import BadPiece
+from koinon.encoding import encode
+from koinon.errors import BadPiece
 
 _suite = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305)
 
@@ -20,6 +22,15 @@ class SealingKey:
     def __init__(self, secret: bytes) -> None:
         self._key = X25519PrivateKey.from_private_bytes(secret)
         self.public = self._key.public_key().public_bytes_raw()
+
+    @classmethod
+    def derive(cls, signer_secret: bytes, epoch: int) -> SealingKey:
+        """The sealing key of an epoch from a party's signing secret (HKDF-SHA256), so that one keystore does.
+
+        Whoever learns the signing secret learns the sealing keys of all epochs.
+        """
+        info = b"koinon sealing" + epoch.to_bytes(8, "big")
+        return cls(HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info).derive(signer_secret))
 
     @property
     def secret(self) -> bytes:
@@ -39,3 +50,8 @@ class SealingKey:
 def seal_to(public: bytes, plaintext: bytes, context: bytes) -> bytes:
     """Encrypt to a 32-byte X25519 public key (32 + 16 bytes longer than `plaintext`)."""
     return _suite.encrypt(plaintext, X25519PublicKey.from_public_bytes(public), context)
+
+
+def piece_context(task: bytes, round: int, node: bytes, replica: int) -> bytes:
+    """The context of a piece's sealed box: it opens for this task, round, node and replica only."""
+    return encode(("koinon/piece", task, round, node, replica))

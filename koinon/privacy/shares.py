@@ -1,0 +1,243 @@
+"""Mode `shares` (default): replicated (CNF) secret sharing with one masked vector over Z_2^32.
+
+For every f-subset T of the committee the node draws a 32-byte seed and hands it to the replicas outside T; it
+publishes c = x - sum_T PRG(seed_T) mod 2^32. A coalition of f replicas is some T and lacks exactly seed_T, so c
+is to it a one-time pad (Cramer, Damgård, Ishai 2005, "Share conversion, pseudorandom secret-sharing and
+applications to secure computation", section 3). PRG is the AES-256-CTR keystream at nonce zero: a key is used
+for one update only.
+
+    public part   c as uint32, little-endian, then a commitment to each seed (Keccak-256, bound to task, round,
+                  node, committee size and T), T in the order of itertools.combinations
+    piece         (number of T, seed_T) for each T that the replica isn't in, ascending
+    component T   sum over updates of PRG(seed_T) mod 2^32, known to the 2f+1 or more replicas outside T
+    sum           sum of all c plus all components, read as a signed 32-bit number
+
+Each component has 2f+1 holders, so f+1 equal digests decide it and liars are named. The committee size is
+bounded by C(n, f) <= 120 seeds. Nothing here bounds what a node shares: a liar may share any vector of the ring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import combinations
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+
+from koinon.encoding import encode, keccak
+from koinon.errors import BadPiece, CannotOpen, ConfigError, OutOfRange
+
+from .agreement import decide, require_cohort, require_cohort_opens, require_no_witness
+from .fixed_point import require_in_range
+from .mode import Digests, Entropy, Held, Opened, Protected, Setting, Values
+
+SEED_BYTES = 32
+COMMITMENT_BYTES = 32
+RING_BITS = 32
+REPLICAS_MAX = 10
+CHUNK_BYTES = 1 << 17
+"""How much keystream is made at a time: it stays in the second-level cache while it is added."""
+
+_ENTRY_BYTES = 1 + SEED_BYTES
+_ZEROS = bytes(CHUNK_BYTES)
+Ring = NDArray[np.uint32]
+
+
+class Shares:
+    """See the module; implements `koinon.privacy.mode.Mode`."""
+
+    name: str = "shares"
+
+    def protect(self, setting: Setting, node: bytes, values: Values, entropy: Entropy) -> Protected:
+        _require_sum_fits(setting)
+        require_in_range(values, dimension=setting.dimension, bits=setting.bits)
+        seeds = [entropy(SEED_BYTES) for _ in subsets(setting)]
+        masked = values.astype("<u4")
+        for seed in seeds:
+            _mask(masked, seed, np.subtract)
+        commitments = (_commitment(setting, node, number, seed) for number, seed in enumerate(seeds))
+        public = masked.tobytes() + b"".join(commitments)
+        pieces = (
+            _pack({number: seeds[number] for number in held_by(setting, i)}) for i in range(setting.replicas)
+        )
+        return Protected(public, tuple(pieces))
+
+    def check(self, setting: Setting, node: bytes, public: bytes, replica: int, piece: bytes) -> None:
+        commitments = _commitments(setting, node, public)
+        seeds = _seeds(node, piece)
+        expected = held_by(setting, replica)
+        if tuple(seeds) != expected:
+            raise BadPiece(
+                f"node 0x{node.hex()} gave replica {replica} the seeds {list(seeds)} instead of {list(expected)}"
+            )
+        for number, seed in seeds.items():
+            if _commitment(setting, node, number, seed) != commitments[number]:
+                raise BadPiece(f"seed {number} of node 0x{node.hex()} contradicts its commitment")
+
+    def share_with(self, setting: Setting, piece: bytes, replica: int) -> bytes:
+        """The seeds of this piece that `replica` holds too."""
+        allowed = held_by(setting, replica)
+        return _pack({number: seed for number, seed in _seeds(b"", piece).items() if number in allowed})
+
+    def merge(self, setting: Setting, node: bytes, public: bytes, replica: int, parts: Sequence[bytes]) -> bytes:
+        commitments = _commitments(setting, node, public)
+        expected = held_by(setting, replica)
+        found: dict[int, bytes] = {}
+        for part in parts:
+            try:
+                seeds = _seeds(node, part)
+            except BadPiece:
+                continue
+            for number, seed in seeds.items():
+                wanted = number in expected and number not in found
+                if wanted and _commitment(setting, node, number, seed) == commitments[number]:
+                    found[number] = seed
+        missing = [number for number in expected if number not in found]
+        if missing:
+            raise BadPiece(f"nobody showed seeds {missing} of node 0x{node.hex()} to replica {replica}")
+        return _pack({number: found[number] for number in expected})
+
+    def combine(self, setting: Setting, replica: int, updates: Sequence[Held]) -> dict[int, bytes]:
+        require_cohort(setting, updates)
+        _require_sum_fits(setting)
+        for held in updates:
+            self.check(setting, held.node, held.public, replica, held.piece)
+        pieces = [_seeds(held.node, held.piece) for held in updates]
+        total = np.empty(setting.dimension, dtype="<u4")
+        sums: dict[int, bytes] = {}
+        for number in held_by(setting, replica):
+            total.fill(0)
+            for seeds in pieces:
+                _mask(total, seeds[number], np.add)
+            sums[number] = total.tobytes()
+        return sums
+
+    def open(
+        self,
+        setting: Setting,
+        publics: Mapping[bytes, bytes],
+        digests: Digests,
+        components: Mapping[bytes, bytes],
+    ) -> Opened:
+        require_cohort_opens(setting, publics)
+        total = np.zeros(setting.dimension, dtype="<u4")
+        for node, public in publics.items():
+            if len(public) != public_bytes(setting):
+                raise CannotOpen(
+                    f"the public part of node 0x{node.hex()} has {len(public)} bytes, not {public_bytes(setting)}"
+                )
+            total += np.frombuffer(public, dtype="<u4", count=setting.dimension)
+        dissenters = _impostors(setting, digests)
+        for number, subset in enumerate(subsets(setting)):
+            holders = [i for i in range(setting.replicas) if i not in subset]
+            data, liars = decide(setting, number, holders, digests, components, size=4 * setting.dimension)
+            dissenters |= liars
+            total += np.frombuffer(data, dtype="<u4")
+        return Opened(total.view("<i4").astype(np.int64), b"", tuple(sorted(dissenters)))
+
+    def verify(
+        self,
+        setting: Setting,
+        publics: Mapping[bytes, bytes],
+        digests: Digests,
+        components: Mapping[bytes, bytes],
+        witness: bytes,
+    ) -> Values:
+        require_no_witness(witness)
+        return self.open(setting, publics, digests, components).values
+
+
+def subsets(setting: Setting) -> tuple[tuple[int, ...], ...]:
+    """The f-subsets of the committee; a component's number is its subset's index here."""
+    return _subsets(setting.replicas, setting.faulty)
+
+
+def held_by(setting: Setting, replica: int) -> tuple[int, ...]:
+    """The numbers of the seeds, and components, that `replica` holds."""
+    return _held_by(setting.replicas, setting.faulty, replica)
+
+
+def public_bytes(setting: Setting) -> int:
+    """The exact size of a public part."""
+    return 4 * setting.dimension + COMMITMENT_BYTES * len(subsets(setting))
+
+
+@cache
+def _subsets(replicas: int, faulty: int) -> tuple[tuple[int, ...], ...]:
+    if not 1 <= replicas <= REPLICAS_MAX:
+        raise ConfigError(
+            f"mode shares needs one seed for each of C(n, f) subsets and carries at most n = {REPLICAS_MAX} "
+            f"replicas, not {replicas}",
+            hint="use a smaller committee, or the mode paillier",
+        )
+    return tuple(combinations(range(replicas), faulty))
+
+
+@cache
+def _held_by(replicas: int, faulty: int, replica: int) -> tuple[int, ...]:
+    if not 0 <= replica < replicas:
+        raise ConfigError(f"replica {replica} is not in a committee of {replicas}")
+    return tuple(number for number, subset in enumerate(_subsets(replicas, faulty)) if replica not in subset)
+
+
+def _require_sum_fits(setting: Setting) -> None:
+    growth = (setting.cohort - 1).bit_length()
+    if setting.bits + growth > RING_BITS:
+        raise OutOfRange(
+            f"the sum of {setting.cohort} updates of {setting.bits} bits needs {setting.bits + growth} bits; "
+            f"the ring has {RING_BITS}",
+            hint="lower the task's bits or its largest cohort",
+        )
+
+
+def _mask(total: Ring, seed: bytes, operation: np.ufunc) -> None:
+    """total = total (+ or -) PRG(seed), in place, a chunk at a time."""
+    stream = Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor()
+    buffer = bytearray(CHUNK_BYTES + 15)  # update_into wants a block more than it writes
+    words = np.frombuffer(buffer, dtype="<u4", count=CHUNK_BYTES // 4)
+    step = CHUNK_BYTES // 4
+    for start in range(0, total.size, step):
+        part = total[start : start + step]
+        stream.update_into(memoryview(_ZEROS)[: 4 * part.size], buffer)
+        operation(part, words[: part.size], out=part)
+
+
+def _commitment(setting: Setting, node: bytes, number: int, seed: bytes) -> bytes:
+    bound = ("koinon/shares/seed", setting.task, setting.round, node, setting.replicas, number, seed)
+    return keccak(encode(bound))
+
+
+def _commitments(setting: Setting, node: bytes, public: bytes) -> list[bytes]:
+    if len(public) != public_bytes(setting):
+        raise BadPiece(
+            f"the public part of node 0x{node.hex()} has {len(public)} bytes instead of {public_bytes(setting)}"
+        )
+    start = 4 * setting.dimension
+    return [public[i : i + COMMITMENT_BYTES] for i in range(start, len(public), COMMITMENT_BYTES)]
+
+
+def _pack(seeds: Mapping[int, bytes]) -> bytes:
+    return b"".join(bytes([number]) + seeds[number] for number in sorted(seeds))
+
+
+def _seeds(node: bytes, piece: bytes) -> dict[int, bytes]:
+    """Number -> seed of a well-formed piece or part; BadPiece when it is not strictly ascending or torn."""
+    if len(piece) % _ENTRY_BYTES:
+        raise BadPiece(f"a piece of node 0x{node.hex()} has {len(piece)} bytes, no multiple of {_ENTRY_BYTES}")
+    seeds: dict[int, bytes] = {}
+    previous = -1
+    for start in range(0, len(piece), _ENTRY_BYTES):
+        number = piece[start]
+        if number <= previous:
+            raise BadPiece(f"the seeds in a piece of node 0x{node.hex()} are not in ascending order")
+        seeds[number] = piece[start + 1 : start + _ENTRY_BYTES]
+        previous = number
+    return seeds
+
+
+def _impostors(setting: Setting, digests: Digests) -> frozenset[int]:
+    """Replicas that signed a component which they cannot know."""
+    committee = range(setting.replicas)
+    return frozenset(i for i in committee if not set(digests.get(i, {})) <= set(held_by(setting, i)))

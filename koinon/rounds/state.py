@@ -1,4 +1,5 @@
-"""What the law remembers. Mutable, pure data; `encode` of it is canonical (map keys are sorted).
+"""What the law remembers. Mutable, pure data. Maps keep the order in which the log filled them, the same for all
+replicas, so that equal histories have equal bytes.
 
 Life of a task:   active → completed | stopped | failed
 Life of a round:  training → closed → certified;  training → aborted when its deadline finds too few updates

@@ -146,8 +146,11 @@ class CommitteeClient:
 
     # --- blobs and pieces ------------------------------------------------------------------------------------
 
-    async def put_blob(self, content: bytes) -> bytes:
-        """Store on at least 2f+1 replicas; the digest. Unavailable when fewer keep it."""
+    async def put_blob(self, content: bytes, *, patience_seconds: float = 0.0) -> bytes:
+        """Store on at least 2f+1 replicas (the others get `patience_seconds` more); the digest.
+
+        Unavailable when fewer keep it.
+        """
         digest = keccak(content)
         upload = seal(self._require_signer(), self._domain, BlobUpload(digest=digest, size=len(content)))
         headers = {UPLOAD_HEADER: base64.b64encode(upload).decode()}
@@ -156,7 +159,7 @@ class CommitteeClient:
             await self._call(index, "PUT", f"/v1/blobs/{digest.hex()}", content, headers=headers, slow=True)
             return True
 
-        await self.collect(put, enough=self.federation.quorum, what="keep the blob")
+        await self.collect(put, enough=self.federation.quorum, what="keep the blob", patience_seconds=patience_seconds)
         return digest
 
     async def get_blob(self, digest: bytes) -> bytes:

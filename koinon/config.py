@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from eth_account import Account
 
 from koinon.encoding import from_hex
 from koinon.errors import ConfigError, KeystoreError, Malformed, UnknownKey
@@ -185,6 +184,8 @@ def create_keystore(path: Path, password: str, secret: bytes | None = None) -> S
     """Write a keystore v3 (mode 0600) with a fresh key or `secret`; KeystoreError if the file exists."""
     if path.exists():
         raise KeystoreError(f"{path} exists; a key is never overwritten")
+    from eth_account import Account  # on demand: it takes 0.8 s to import, and most commands need no key
+
     signer = Signer(secret or os.urandom(32))
     sealed = Account.encrypt(signer.secret, password, kdf="scrypt", iterations=SCRYPT_N)
     write_atomically(path, json.dumps(sealed, indent=2).encode() + b"\n", mode=0o600)
@@ -193,6 +194,8 @@ def create_keystore(path: Path, password: str, secret: bytes | None = None) -> S
 
 def open_keystore(path: Path, password: str) -> Signer:
     """Unlock a keystore v3; KeystoreError when it is missing, malformed or the password is wrong."""
+    from eth_account import Account
+
     try:
         sealed = json.loads(path.read_text())
         return Signer(bytes(Account.decrypt(sealed, password)))

@@ -19,6 +19,7 @@
     │   │   └── Replayed       seen before
     │   ├── BlobMismatch       content that is not what its digest says
     │   ├── BadProof           a leaf that is not under its Merkle root
+    │   ├── UncertifiedModel   a model that the chain or a quorum of replicas does not vouch for
     │   └── Unavailable        too few parties answered in time
     ├── Rejected               the law of the federation refuses an operation (`code` says which rule)
     ├── PrivacyError           a protected update cannot be made, checked or opened
@@ -129,6 +130,10 @@ class BlobMismatch(RemoteError):
 
 class BadProof(RemoteError):
     code = "bad-proof"
+
+
+class UncertifiedModel(RemoteError):
+    code = "uncertified-model"
 
 
 class Unavailable(RemoteError):

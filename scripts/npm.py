@@ -58,7 +58,9 @@ def fetch(package: Package) -> Path:
         tarball = _pack(npm, package, Path(scratch))
         _require_integrity(package, tarball)
         with tarfile.open(tarball) as archive:
-            archive.extractall(Path(scratch) / "unpacked", filter="data")
+            if hasattr(tarfile, "data_filter"):  # from Python 3.11.4 on; before it, the pinned integrity must do
+                archive.extraction_filter = tarfile.data_filter
+            archive.extractall(Path(scratch) / "unpacked")
         try:
             (Path(scratch) / "unpacked" / "package").rename(target)
         except OSError:
@@ -100,7 +102,8 @@ def _pack(npm: Sequence[str], package: Package, folder: Path) -> Path:
     except (subprocess.SubprocessError, OSError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
         raise Unavailable(f"npm cannot fetch {package.name}: {said[-1] if said else error}") from None
-    return folder / json.loads(done.stdout)[0]["filename"].replace("@", "").replace("/", "-")
+    filename: str = json.loads(done.stdout)[0]["filename"]
+    return folder / filename.replace("@", "").replace("/", "-")
 
 
 def _require_integrity(package: Package, tarball: Path) -> None:

@@ -204,18 +204,7 @@ class Ignored:
     reason: str
 
 
-Effect = (
-    Persist
-    | Send
-    | Respond
-    | Refuse
-    | Committed
-    | StableCheckpoint
-    | NeedState
-    | Evidence
-    | Misbehaved
-    | Ignored
-)
+Effect = Persist | Send | Respond | Refuse | Committed | StableCheckpoint | NeedState | Evidence | Misbehaved | Ignored
 
 
 @dataclass(frozen=True, slots=True)

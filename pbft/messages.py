@@ -69,7 +69,7 @@ GENESIS = CheckpointCertificate(checkpoint=Checkpoint(sequence=0, state=ZERO_DIG
 
 
 class PreparedProof(Message, frozen=True):
-    """P_m of section 4.4: the pre-prepare without its batch, and quorum-1 matching prepares of distinct backups."""
+    """P_m of section 4.4: a pre-prepare without its batch, and quorum-1 matching prepares of distinct backups."""
 
     view: U63
     sequence: U63
@@ -110,6 +110,11 @@ class NewView(Message, frozen=True):
     view: U63
     view_changes: Annotated[tuple[SignedViewChange, ...], Meta(max_length=COMMITTEE_MAX)]
     proposals: Annotated[tuple[Proposal, ...], Meta(max_length=WINDOW_MAX)]
+
+
+class SignedNewView(Message, frozen=True):
+    message: NewView
+    signature: Signature
 
 
 class Relay(Message, frozen=True):
@@ -174,13 +179,13 @@ PeerMessage = (
     | CheckpointVote
     | CheckpointCertificate
     | SignedViewChange
-    | NewView
+    | SignedNewView
     | Relay
     | Status
     | Fetch
     | Body
 )
-Record = CheckpointCertificate | PrePrepare | PreparedProof | ViewRecord | NewView
+Record = CheckpointCertificate | PrePrepare | PreparedProof | ViewRecord | SignedNewView
 
 
 def decode_peer(data: bytes) -> PeerMessage:

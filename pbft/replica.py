@@ -1,33 +1,347 @@
-"""The replica: Castro & Liskov's protocol as `step(event) -> effects` (being filled in; the API is stable)."""
+"""The replica: Castro & Liskov's protocol (OSDI 1999) as `step(event) -> effects`.
+
+Rules: no I/O, no clock, no randomness; equal events give equal effects. What a message says is verified before any
+state changes, so a rejected message (`Misbehaved`) leaves no trace. Nothing is dropped without an effect that says
+so. Additions to the paper are those that a lossy network and restarts ask for, none of which counts toward a
+quorum: `Status` (peers answer it with what its sender lacks), fetching of batches and of state, capped timers.
+"""
 
 from __future__ import annotations
 
-from koinon.signing import Domain, Signer
+from koinon.errors import (
+    InvariantBroken,
+    KoinonError,
+    Rejected,
+    RemoteError,
+    Replayed,
+)
+from koinon.wire import Phase
 
-from .events import Application, Effect, Event, Settings
-from .quorum import Committee
+from .events import (
+    ALL,
+    CatchUp,
+    ClientRequest,
+    Effect,
+    Event,
+    Misbehaved,
+    Received,
+    Recovered,
+    Refuse,
+    Send,
+    Tick,
+)
+from .log import Slot
+from .messages import (
+    Ballot,
+    Body,
+    CheckpointCertificate,
+    CheckpointVote,
+    Fetch,
+    PeerMessage,
+    PreparedProof,
+    PrePrepare,
+    Record,
+    Relay,
+    SignedNewView,
+    SignedViewChange,
+    Status,
+    ViewRecord,
+    decode_peer,
+)
+from .views import Views
 
 __all__ = ["Replica"]
 
 
-class Replica:
-    """One member of the committee. Synchronous, no I/O; equal events give equal effects.
+class Replica(Views):
+    """One member of the committee. Synchronous, no I/O.
 
     Read-only for the shell: `view`, `active` (False during a view change), `stable` (last stable sequence),
-    `executed` (last executed sequence), `primary` (index), `index`, `committee`, `execution`.
+    `executed` (last executed sequence), `primary` (index), `index`, `committee`, `execution`, `pool`.
     """
 
-    def __init__(
-        self,
-        index: int,
-        committee: Committee,
-        domain: Domain,
-        signer: Signer,
-        application: Application,
-        settings: Settings | None = None,
-    ) -> None:
-        raise NotImplementedError
-
     def step(self, event: Event) -> list[Effect]:
-        """Take one event; return the effects that the shell must perform, in order."""
-        raise NotImplementedError
+        """Take one event; return the effects that the shell must perform, in order.
+
+        Raises InvariantBroken (and whatever the application raises) when this replica must stop.
+        """
+        self.now_ms = max(self.now_ms, event.now_ms)
+        match event:
+            case Received(sender=sender, data=data):
+                self._receive(sender, data)
+            case ClientRequest(data=data):
+                self._on_request(data, relayed=False)
+            case Tick():
+                self._on_tick()
+            case CatchUp():
+                self._on_catch_up(event)
+            case Recovered():
+                self._recover(event)
+        self._replay()
+        self._propose()
+        effects, self._effects = self._effects, []
+        return effects
+
+    # --- messages of peers
+
+    def _receive(self, sender: int, data: bytes) -> None:
+        try:
+            message = decode_peer(data)
+        except RemoteError as error:
+            self._emit(Misbehaved(sender, error))
+            return
+        self._dispatch(sender, message)
+
+    def _dispatch(self, sender: int, message: PeerMessage) -> None:
+        try:
+            match message:
+                case PrePrepare():
+                    self._on_pre_prepare(sender, message)
+                case Ballot():
+                    self._on_ballot(sender, message)
+                case CheckpointVote():
+                    self._on_checkpoint_vote(sender, message)
+                case CheckpointCertificate():
+                    self._on_certificate(sender, message)
+                case SignedViewChange():
+                    self._on_view_change(sender, message)
+                case SignedNewView():
+                    self._on_new_view(sender, message)
+                case Relay():
+                    self._on_request(message.request, relayed=True)
+                case Status():
+                    self._on_status(sender, message)
+                case Fetch():
+                    self._on_fetch(sender, message)
+                case Body():
+                    self._on_body(sender, message)
+        except (RemoteError, Rejected) as error:
+            self._emit(Misbehaved(sender, error))
+
+    def _replay(self) -> None:
+        """Take up the messages that came too early, now that view or watermarks moved."""
+        while self._replay_due:
+            self._replay_due = False
+            waiting, self._future = self._future, {}
+            for sender, messages in waiting.items():
+                for message in messages:
+                    self._dispatch(sender, message)
+
+    # --- clients (sections 4.1 and 4.2)
+
+    def _on_request(self, data: bytes, *, relayed: bool) -> None:
+        """Order a client's request, or answer from the client table if it was executed before."""
+        client, number = b"", -1
+        try:
+            client, request = self.verifier.request(data)
+            number = request.number
+            last = self.execution.last(client)
+            if last is not None and number == last.number:
+                self._respond(client, number, last.result)
+                return
+            if last is not None and number < last.number:
+                raise Replayed(f"request {number} is older than {last.number}, the last one executed")
+            self.execution.application.admits(client, request.operation)
+            self.pool.add(client, number, data, self.now_ms)
+        except InvariantBroken:
+            raise
+        except KoinonError as error:
+            if relayed and number < 0:  # a correct replica relays only what it could read
+                raise
+            self._emit(Refuse(client, number, error))
+
+    # --- time
+
+    def _on_tick(self) -> None:
+        if self.now_ms >= self._status_due_ms:
+            self._status_due_ms = self.now_ms + self.settings.status_ms
+            self._broadcast(Status(view=self.view, active=self.active, stable=self.stable, executed=self.executed))
+            if not self.active:
+                self._tell_view_change()
+                self._consider_view_changes()
+            self._ask_again()
+        if self._lagging():
+            self._on_lag()
+        elif self.active:
+            self._check_primary()
+        elif self._view_deadline_ms is not None and self.now_ms >= self._view_deadline_ms:
+            self._start_view_change(self.view + 1)
+
+    def _ask_again(self) -> None:
+        """Relay what the primary leaves lying (section 4.2), and ask again for batches that are missing."""
+        if not self.active:
+            return
+        if self.primary != self.index:
+            overdue = self.pool.unproposed(self.now_ms, self.settings.status_ms, self.settings.batch_requests_max)
+            for data in overdue:
+                self._emit(Send(self.primary, Relay(request=data)))
+        for slot in self.log:
+            if slot.view == self.view and slot.digest is not None and slot.body(slot.digest) is None:
+                self._emit(Send(ALL, Fetch(sequence=slot.sequence, digest=slot.digest)))
+
+    def _check_primary(self) -> None:
+        """A backup that has waited for one request too long gives the primary up (section 4.4)."""
+        waiting = [
+            slot.since_ms
+            for slot in self.log
+            if slot.view == self.view and slot.digest is not None and slot.sequence > self.executed
+        ]
+        if self.pool.oldest_ms is not None:
+            waiting.append(self.pool.oldest_ms)
+        if not waiting:
+            self._attempts = 0
+            return
+        waited = self.now_ms - max(min(waiting), self._view_entered_ms)
+        if self.primary != self.index and waited > self.view_timeout_ms:
+            self._start_view_change(self.view + 1)
+
+    # --- peers that lag, and our own lag
+
+    def _on_status(self, sender: int, status: Status) -> None:
+        """Answer with what the peer seems to lack; what it may merely not have received yet, only when it is stuck."""
+        before = self._statuses.get(sender)
+        self._statuses[sender] = status
+        if self.active and self.primary == self.index and self._claimed() > self._assigned:
+            self._forgotten_view = self.view
+        behind = (status.view, status.active) < (self.view, True)
+        if self.active and behind and self._new_view is not None:
+            self._emit(Send(sender, self._new_view))
+        if status.stable < self.stable:
+            self._emit(Send(sender, self.certificate))
+        if before == status and not behind and self.active:
+            self._resend(sender, status)
+        if before == status and status.stable == self.stable:
+            for sequence, vote in sorted(self._checkpoint_votes.get(self.index, {}).items()):
+                if sequence > status.stable:
+                    self._emit(Send(sender, vote))
+
+    def _resend(self, sender: int, status: Status) -> None:
+        """Our votes for the slots that a stuck peer has not executed; also the pre-prepare, which is transferable."""
+        if status.view != self.view:
+            return
+        first = max(status.executed, self.stable) + 1
+        for sequence in range(first, first + self.settings.resend_slots_max):
+            slot = self.log.find(sequence)
+            if slot is None or slot.view != self.view:
+                continue
+            pre_prepare = slot.pre_prepare()
+            if pre_prepare is not None:
+                self._emit(Send(sender, pre_prepare))
+            for votes in (slot.prepares, slot.commits):
+                if self.index in votes:
+                    self._emit(Send(sender, votes[self.index]))
+
+    def _lagging(self) -> bool:
+        """Whether the state exists elsewhere: a certificate says so, or f+1 peers, one of them honest."""
+        if self.executed < self.stable:
+            return True
+        return self._claimed() > self.executed
+
+    def _claimed(self) -> int:
+        """How far at least one honest peer has executed."""
+        claimed = sorted((status.executed for status in self._statuses.values()), reverse=True)
+        return claimed[self.committee.weak - 1] if len(claimed) >= self.committee.weak else 0
+
+    def _on_lag(self) -> None:
+        patience = self.settings.catch_up_ms
+        if self.now_ms - max(self._progress_ms, self._asked_state_ms) >= patience:
+            self._ask_state()
+
+    # --- state transfer (section 5.3 of the thesis; here whole snapshots and entries)
+
+    def _on_catch_up(self, event: CatchUp) -> None:
+        try:
+            if event.certificate is not None and event.snapshot is not None:
+                self._restore(event.certificate, event.snapshot)
+            for entry in event.entries:
+                if entry.sequence <= self.executed:
+                    continue
+                if entry.sequence != self.executed + 1:
+                    self._ignore(event.sender, "gap")
+                    break
+                self.verifier.entry(entry)
+                self._execute(entry, answer=True)
+        except RemoteError as error:
+            self._emit(Misbehaved(event.sender, error))
+        self._execute_ready()
+        self._assigned = max(self._assigned, self.executed)
+
+    def _restore(self, certificate: CheckpointCertificate, snapshot: bytes) -> None:
+        """Jump to a certified state ahead of ours; BlobMismatch when the snapshot is not that state."""
+        checkpoint = certificate.checkpoint
+        if checkpoint.sequence <= self.executed:
+            return
+        self.verifier.checkpoint(certificate)
+        self.execution.restore(snapshot, checkpoint.sequence, checkpoint.state)
+        self._snapshots[checkpoint.sequence] = snapshot
+        self._progress_ms = self.now_ms
+        if checkpoint.sequence == self.stable:
+            self._reached_stable()
+        else:
+            self._advance(certificate)
+
+    # --- recovery from our own disk
+
+    def _recover(self, event: Recovered) -> None:
+        """Become what the disk says. Damage is loud: any doubt raises a KoinonError."""
+        if event.certificate is not None and event.snapshot is not None:
+            self._restore(event.certificate, event.snapshot)
+        for entry in event.entries:
+            if entry.sequence > self.executed:
+                self.verifier.entry(entry)
+                self._execute(entry, answer=False)
+        for record in event.records:
+            self._restore_record(record)
+        self._assigned = max(self._assigned, self.executed)
+        self._effects = []
+        self._execute_ready()
+
+    def _restore_record(self, record: Record) -> None:
+        match record:
+            case CheckpointCertificate():
+                self._advance(record)
+            case ViewRecord():
+                self.view, self.active = record.view, False
+                self._attempts = 1
+            case SignedNewView():
+                for change in record.message.view_changes:
+                    self._advance(change.message.stable)
+                self._adopt(record)
+                if self.primary == self.index:
+                    self._reclaim(record)
+            case PrePrepare() if record.sequence in self.log:
+                self._restore_pre_prepare(self.log.slot(record.sequence), record)
+            case PreparedProof() if record.sequence in self.log:
+                self._restore_proof(self.log.slot(record.sequence), record)
+            case _:
+                pass  # below the watermark: settled
+
+    def _reclaim(self, record: SignedNewView) -> None:
+        for proposal in record.message.proposals:
+            if proposal.sequence in self.log:
+                self._sign_vote(Phase.PRE_PREPARE, proposal.sequence, proposal.digest)
+
+    def _restore_pre_prepare(self, slot: Slot, record: PrePrepare) -> None:
+        """Our word for this batch stands: sign it again (the same bytes), so that it can be sent again."""
+        named = self.verifier.pre_prepare(record)
+        slot.bodies[named] = record.batch
+        if record.view != self.view or not self.active:
+            return
+        slot = self._slot(record.sequence)
+        slot.digest, slot.primary_signature, slot.since_ms = named, record.signature, self.now_ms
+        if self.primary == self.index:
+            self._sign_vote(Phase.PRE_PREPARE, slot.sequence, named)
+            self._assigned = max(self._assigned, slot.sequence)
+        else:
+            slot.prepares[self.index] = self._sign_vote(Phase.PREPARE, slot.sequence, named)
+
+    def _restore_proof(self, slot: Slot, record: PreparedProof) -> None:
+        if slot.proof is None or record.view > slot.proof.view:
+            slot.proof = record
+        if record.view != self.view or not self.active:
+            return
+        slot = self._slot(record.sequence)
+        if slot.digest != record.digest:
+            raise InvariantBroken(f"the journal proves another batch for slot {slot.sequence} than it accepts")
+        slot.prepared = True
+        slot.commits[self.index] = self._sign_vote(Phase.COMMIT, slot.sequence, record.digest)

@@ -1,0 +1,232 @@
+"""The replica's state and the tools that all its layers use: signing, emitting, checkpoints and watermarks.
+
+The replica is built in layers, one duty each: `Core` (state, checkpoints; section 4.3), `Ordering` (three phases and
+execution; 4.2), `Views` (view changes; 4.4 and 4.5), `Replica` (events, clients, peers' lag, recovery).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from koinon.encoding import keccak
+from koinon.errors import InvariantBroken
+from koinon.signing import Domain, Signer
+from koinon.wire import Phase, Vote
+
+from .certificates import Verifier
+from .events import ALL, Application, Effect, Ignored, NeedState, Persist, Send, Settings, StableCheckpoint
+from .execution import Execution
+from .log import LastSigned, Log, Slot
+from .messages import (
+    GENESIS,
+    Ballot,
+    Checkpoint,
+    CheckpointCertificate,
+    CheckpointVote,
+    PeerMessage,
+    Record,
+    SignedNewView,
+    SignedViewChange,
+    Status,
+    ViewRecord,
+)
+from .quorum import Committee
+from .requests import Pool
+
+
+class Core:
+    """State and helpers. `view`, `active`, `stable`, `executed`, `primary` are for reading."""
+
+    def __init__(
+        self,
+        index: int,
+        committee: Committee,
+        domain: Domain,
+        signer: Signer,
+        application: Application,
+        settings: Settings | None = None,
+    ) -> None:
+        if committee.members[index] != signer.address:
+            raise InvariantBroken(f"this key is not that of member {index}")
+        self.index = index
+        self.committee = committee
+        self.domain = domain
+        self.settings = settings or Settings()
+        self._signer = signer
+        window, bytes_max = self.settings.window, self.settings.request_bytes_max
+        self.verifier = Verifier(committee, domain, window=window, request_bytes_max=bytes_max)
+        self.execution = Execution(application, self.verifier)
+        self.log = Log(window)
+        self._guard = LastSigned()
+        self.pool = Pool(
+            total_max=self.settings.pending_requests_max, per_client_max=self.settings.pending_per_client_max
+        )
+        self.now_ms = 0
+        self.view = 0
+        self.active = True
+        self.certificate = GENESIS
+        self._new_view: SignedNewView | None = None
+        self._view_changes: dict[int, SignedViewChange] = {}
+        self._view_deadline_ms: int | None = None
+        self._view_entered_ms = 0
+        self._attempts = 0
+        self._assigned = 0
+        self._forgotten_view = -1
+        self._proposed_time_ms = 0
+        self._checkpoint_votes: dict[int, dict[int, CheckpointVote]] = {}
+        self._snapshots: dict[int, bytes] = {}
+        self._statuses: dict[int, Status] = {}
+        self._future: dict[int, deque[PeerMessage]] = {}
+        self._replay_due = False
+        self._status_due_ms = 0
+        self._progress_ms = 0
+        self._asked_state_ms = -1
+        self._effects: list[Effect] = []
+
+    # --- for reading
+
+    @property
+    def executed(self) -> int:
+        """The last executed sequence number."""
+        return self.execution.sequence
+
+    @property
+    def stable(self) -> int:
+        """The last stable checkpoint: the low watermark."""
+        return self.log.low
+
+    @property
+    def primary(self) -> int:
+        """The index of the current view's primary."""
+        return self.committee.primary(self.view)
+
+    # --- tools
+
+    def _emit(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def _persist(self, record: Record) -> None:
+        self._emit(Persist(record))
+
+    def _broadcast(self, message: PeerMessage) -> None:
+        if self.committee.n > 1:
+            self._emit(Send(ALL, message))
+
+    def _ignore(self, sender: int, reason: str) -> None:
+        self._emit(Ignored(sender, reason))
+
+    def _sign_vote(self, phase: Phase, sequence: int, named: bytes) -> Ballot:
+        """A vote in the current view; the guard stops the replica before a second one."""
+        vote = Vote(phase=phase, view=self.view, sequence=sequence, digest=named)
+        self._guard.claim(vote)
+        return Ballot(vote=vote, signature=self._signer.sign(self.domain, vote))
+
+    def _slot(self, sequence: int) -> Slot:
+        """The slot, in the current view."""
+        slot = self.log.slot(sequence)
+        if slot.view != self.view:
+            slot.enter(self.view)
+        return slot
+
+    def _defer(self, sender: int, message: PeerMessage, reason: str) -> None:
+        """Keep a message that comes too early; when too many wait, the oldest goes (peers send again)."""
+        waiting = self._future.setdefault(sender, deque(maxlen=self.settings.future_messages_max))
+        full = len(waiting) == waiting.maxlen
+        waiting.append(message)
+        self._ignore(sender, f"{reason}-overflow" if full else f"{reason}-deferred")
+
+    # --- checkpoints (section 4.3)
+
+    def _make_checkpoint(self) -> None:
+        """After executing a multiple of the interval: keep the snapshot, sign and tell its digest."""
+        snapshot = self.execution.snapshot()
+        checkpoint = Checkpoint(sequence=self.executed, state=keccak(snapshot))
+        self._snapshots[self.executed] = snapshot
+        if self.executed < self.log.low:
+            return
+        if self.executed == self.log.low:
+            self._reached_stable()
+            return
+        vote = CheckpointVote(checkpoint=checkpoint, signature=self._signer.sign(self.domain, checkpoint))
+        self._broadcast(vote)
+        self._count_checkpoint(self.index, vote)
+
+    def _on_checkpoint_vote(self, sender: int, message: CheckpointVote) -> None:
+        sequence = message.checkpoint.sequence
+        if sequence <= self.log.low or sequence % self.settings.checkpoint_interval:
+            self._ignore(sender, "old-checkpoint")
+            return
+        self._count_checkpoint(self.verifier.member(message.checkpoint, message.signature), message)
+
+    def _count_checkpoint(self, signer: int, message: CheckpointVote) -> None:
+        votes = self._checkpoint_votes.setdefault(signer, {})
+        votes[message.checkpoint.sequence] = message
+        while len(votes) > self.settings.window // self.settings.checkpoint_interval + 1:
+            del votes[min(votes)]
+        same = [
+            held[message.checkpoint.sequence].signature
+            for _, held in sorted(self._checkpoint_votes.items())
+            if message.checkpoint.sequence in held
+            and held[message.checkpoint.sequence].checkpoint == message.checkpoint
+        ]
+        if len(same) >= self.committee.quorum:
+            signatures = tuple(same[: self.committee.quorum])
+            self._advance(CheckpointCertificate(checkpoint=message.checkpoint, signatures=signatures))
+
+    def _on_certificate(self, sender: int, certificate: CheckpointCertificate) -> None:
+        if certificate.checkpoint.sequence <= self.log.low:
+            self._ignore(sender, "old-checkpoint")
+            return
+        self.verifier.checkpoint(certificate)
+        self._advance(certificate)
+
+    def _advance(self, certificate: CheckpointCertificate) -> None:
+        """Move the watermarks to a proven checkpoint, whether or not its state is here yet."""
+        sequence = certificate.checkpoint.sequence
+        if sequence <= self.log.low:
+            return
+        self.certificate = certificate
+        self.log.truncate(sequence)
+        self._guard.forget(sequence)
+        self._assigned = max(self._assigned, sequence)
+        for votes in self._checkpoint_votes.values():
+            for old in [number for number in votes if number <= sequence]:
+                del votes[old]
+        self._replay_due = True
+        if self.executed >= sequence:
+            self._reached_stable()
+        else:
+            self._ask_state()
+
+    def _reached_stable(self) -> None:
+        """The state at the low watermark is (or was) here: let the shell keep it and shorten the journal."""
+        sequence = self.certificate.checkpoint.sequence
+        snapshot = self._snapshots.get(sequence)
+        self._snapshots = {number: data for number, data in self._snapshots.items() if number >= sequence}
+        if snapshot is None:
+            return
+        if keccak(snapshot) != self.certificate.checkpoint.state:
+            raise InvariantBroken(f"our state after {sequence} is not the one that a quorum certified")
+        if self.active:
+            self._attempts = 0
+        self._emit(StableCheckpoint(self.certificate, snapshot, self.retained()))
+
+    def _ask_state(self) -> None:
+        self._asked_state_ms = self.now_ms
+        certificate = self.certificate if self.certificate is not GENESIS else None
+        self._emit(NeedState(self.executed + 1, certificate))
+
+    def retained(self) -> tuple[Record, ...]:
+        """The journal that a restart needs: the checkpoint, the view, and what was signed above the watermark."""
+        records: list[Record] = [self.certificate] if self.certificate is not GENESIS else []
+        if self._new_view is not None:
+            records.append(self._new_view)
+        if not self.active:
+            records.append(ViewRecord(view=self.view))
+        for slot in self.log:
+            proven, current = slot.proven(), slot.pre_prepare()
+            if slot.proof is not None and proven is not None:
+                records += [proven, slot.proof]
+            if current is not None and current != proven:
+                records.append(current)
+        return tuple(records)

@@ -1,0 +1,71 @@
+"""What a view change must prove and what follows from it (Castro & Liskov 1999, section 4.4). Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from koinon.errors import BadSignature, Malformed
+
+from .certificates import Verifier
+from .messages import (
+    NULL_DIGEST,
+    CheckpointCertificate,
+    PreparedProof,
+    SignedNewView,
+    SignedViewChange,
+    ViewChange,
+)
+
+
+def check_view_change(verifier: Verifier, signed: SignedViewChange) -> int:
+    """The index of its sender, if C proves its checkpoint and each P_m a prepared batch of an earlier view."""
+    sender = verifier.member(signed.message, signed.signature)
+    change = signed.message
+    verifier.checkpoint(change.stable)
+    low = change.stable.checkpoint.sequence
+    for proof in change.prepared:
+        if not low < proof.sequence <= low + verifier.window:
+            raise Malformed(f"a proof for {proof.sequence} is outside the sender's watermarks from {low}")
+        if proof.view >= change.view:
+            raise Malformed(f"a proof from view {proof.view} in a change to view {change.view}")
+        verifier.proof(proof)
+    return sender
+
+
+def select(changes: Iterable[ViewChange]) -> tuple[CheckpointCertificate, list[tuple[int, bytes]]]:
+    """The checkpoint at min-s, and O as (sequence, digest) for every sequence in (min-s, max-s].
+
+    The digest is that of the proof from the highest view, or of the null request where nobody proved anything.
+    """
+    known = list(changes)
+    stable = max((change.stable for change in known), key=lambda one: one.checkpoint.sequence)
+    lowest = stable.checkpoint.sequence
+    best: dict[int, PreparedProof] = {}
+    for proof in (proof for change in known for proof in change.prepared):
+        held = best.get(proof.sequence)
+        if held is None or proof.view > held.view:
+            best[proof.sequence] = proof
+    highest = max(best, default=lowest)
+    chosen = [(number, best.get(number)) for number in range(lowest + 1, highest + 1)]
+    return stable, [(number, proof.digest if proof else NULL_DIGEST) for number, proof in chosen]
+
+
+def check_new_view(verifier: Verifier, signed: SignedNewView) -> CheckpointCertificate:
+    """The stable checkpoint that the view starts from, if V is a quorum and O is what follows from V."""
+    new_view = signed.message
+    primary = verifier.committee.primary(new_view.view)
+    if verifier.member(new_view, signed.signature) != primary:
+        raise BadSignature(f"the new view {new_view.view} is not from its primary")
+    senders = set()
+    for change in new_view.view_changes:
+        if change.message.view != new_view.view:
+            raise Malformed(f"a change to view {change.message.view} in new view {new_view.view}")
+        senders.add(check_view_change(verifier, change))
+    if len(senders) < verifier.committee.quorum or len(senders) != len(new_view.view_changes):
+        raise Malformed(f"new view {new_view.view} has {len(senders)} distinct view changes")
+    stable, expected = select(change.message for change in new_view.view_changes)
+    if [(proposal.sequence, proposal.digest) for proposal in new_view.proposals] != expected:
+        raise Malformed(f"the proposals of new view {new_view.view} do not follow from its view changes")
+    for proposal in new_view.proposals:
+        verifier.primary_signed(new_view.view, proposal.sequence, proposal.digest, proposal.signature)
+    return stable

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -30,10 +32,8 @@ class History(RuleBasedStateMachine):
         return answer
 
     def attempt(self, act) -> None:  # type: ignore[no-untyped-def]
-        try:
+        with contextlib.suppress(Rejected):
             act()
-        except Rejected:
-            pass
 
     def number(self) -> int:
         current = self.world.record.current()

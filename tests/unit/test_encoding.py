@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -30,10 +32,8 @@ def test_two_types_with_equal_fields_have_different_bytes() -> None:
 
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_malformed_or_canonical(data: bytes) -> None:
-    try:
+    with contextlib.suppress(Malformed):
         assert encode(decode_operation(data)) == data
-    except Malformed:
-        pass
 
 
 @given(st.data())
@@ -41,10 +41,8 @@ def test_a_mutated_message_never_decodes_to_the_same_value(data: st.DataObject) 
     raw = bytearray(encode(VOTE))
     at = data.draw(st.integers(0, len(raw) - 1))
     raw[at] ^= data.draw(st.integers(1, 255))
-    try:
+    with contextlib.suppress(Malformed):
         assert decode(Vote, bytes(raw)) != VOTE
-    except Malformed:
-        pass
 
 
 def test_a_wider_integer_encoding_is_not_canonical() -> None:

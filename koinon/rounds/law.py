@@ -77,11 +77,28 @@ class Federation:
 
     # --- what the ordered log asks ---------------------------------------------------------------------------
 
-    def admits(self, sender: bytes) -> None:
-        """UnknownSigner unless `sender` may use the log: a member, or one whose first word is to enrol."""
+    def admits(self, sender: bytes, operation: bytes = b"") -> None:
+        """UnknownSigner unless `sender` may use the log: an active member, or anybody who hands in an admission
+        of its own, or a revocation, that the registrar signed and that was not used before."""
         member = self.state.members.get(sender)
-        if member is not None and not member.active:
-            raise UnknownSigner(f"0x{sender.hex()} was revoked")
+        if member is not None and member.active:
+            return
+        try:
+            asked = decode_operation(operation)
+            match asked:
+                case Enrol() if asked.admission.member == sender:
+                    party, serial = sender, asked.admission.serial
+                    self._require_registrar(asked.admission, asked.signature)
+                case Revoke():
+                    party, serial = asked.revocation.member, asked.revocation.serial
+                    self._require_registrar(asked.revocation, asked.signature)
+                case _:
+                    raise UnknownSigner(f"0x{sender.hex()} is not a member")
+        except (Malformed, Rejected):
+            raise UnknownSigner(f"0x{sender.hex()} is not a member and shows no valid admission") from None
+        known = self.state.members.get(party)
+        if known is not None and serial <= known.serial:
+            raise UnknownSigner(f"0x{sender.hex()} shows a credential that was used before")
 
     def execute(self, sender: bytes, operation: bytes, time_ms: int) -> bytes:
         """Apply one ordered operation and answer with the bytes of an `Outcome`; never raises on bad input."""

@@ -162,15 +162,15 @@ class Ledger:
         ledger = cls(Network(rpc, chain_id, genesis.hash, nowhere), signer)
         ledger._fund_self()
         nonce = int(endpoint("eth_getTransactionCount", to_hex(signer.address), "latest"), 16)
-        token, registry, committee, round_ledger, rewards = (
+        token, registry, committee, rewards, round_ledger = (  # the last one, which all others point at, checks them
             _created_address(signer.address, nonce + position) for position in range(len(CONTRACTS))
         )
         keys, urls = [each.sealing_key for each in members], [each.url for each in members]
         ledger._create("CreditToken", signer.address, supply)
         ledger._create("MemberRegistry", round_ledger, registrar)
         ledger._create("Committee", round_ledger, registrar, [each.address for each in members], keys, urls)
-        ledger._create("RoundLedger", registry, committee, rewards, close_delay_s)
         ledger._create("Rewards", token, round_ledger)
+        ledger._create("RoundLedger", registry, committee, rewards, close_delay_s)
         contracts = Contracts(token, registry, committee, round_ledger, rewards)
         cls(Network(rpc, chain_id, genesis.hash, contracts)).verify_network()
         return Deployment(contracts, chain_id, genesis.hash)

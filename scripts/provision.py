@@ -1,0 +1,435 @@
+"""`koinon-provision`: a whole federation's keys, contracts and homes, in one resumable run.
+
+    koinon-provision --out DIR --rpc URL            make DIR (again: finish it, or say that it is finished)
+    koinon-provision admit ADDRESS --out FILE       the registrar admits a party that made its own home
+    koinon-provision revoke ADDRESS                 the registrar ends a membership, on chain and in the log
+
+Steps, each skipped when its result is there: plan, keys, TLS authority and certificates, Paillier ceremony, ether,
+contracts (`deployment.json`), `federation.json`, credits, admissions, homes. Progress goes to standard error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from koinon.admission import save_admission
+from koinon.client import CommitteeClient
+from koinon.config import (
+    ContractAddresses,
+    FederationFile,
+    PaillierEntry,
+    Setting,
+    convert,
+    load_federation,
+    load_party,
+    open_keystore,
+    parse_address,
+    party_signer,
+    save_federation,
+    write_atomically,
+)
+from koinon.encoding import from_hex, to_hex
+from koinon.errors import ChainUnreachable, ConfigError, KoinonError, LedgerError
+from koinon.ledger import CommitteeMember, Ledger
+from koinon.privacy.sealing import key_share_context, seal_to
+from koinon.rounds.operations import Revoke
+from koinon.signing import Signer
+from koinon.wire import Revocation, Role
+
+from ._homes import (
+    EPOCH,
+    FEDERATION,
+    PASSWORD,
+    PORT_BASE_DEFAULT,
+    SHARE,
+    Plan,
+    admit_home,
+    authority,
+    certify_listener,
+    fresh_serial,
+    home_complete,
+    make_private,
+    party_key,
+    replica_entries,
+    settle_plan,
+    sign_admission,
+    write_home,
+)
+
+DEPLOYMENT, PAILLIER_PUBLIC = "deployment.json", "paillier-public-key"
+WEI = 10**18
+CREDITS_DEFAULT = 1_000_000
+ROLES = {"node": Role.NODE, "aggregator": Role.AGGREGATOR, "auditor": Role.AUDITOR}
+
+Say = Callable[[str], None]
+
+
+class DeploymentFile(Setting, frozen=True):
+    """Which contracts this folder's deployer made, and on which chain."""
+
+    chain_id: int
+    genesis_hash: str
+    contracts: ContractAddresses
+
+
+@dataclass
+class Provisioning:
+    """One run over `folder`; `steps` names what was done, not what was there already."""
+
+    folder: Path
+    plan: Plan
+    password: str | None
+    funder: Signer | None
+    ether: float
+    say: Say
+    keys: dict[str, Signer] = field(default_factory=dict)
+    steps: list[str] = field(default_factory=list)
+
+    def run(self) -> FederationFile:
+        """Do what is missing. ConfigError and LedgerError say what to do; running again continues."""
+        if (finished := self._finished()) is not None:
+            self.say(f"{self.folder} is complete and fits the chain: nothing to do")
+            return finished
+        for party in self.plan.parties:
+            self.keys[party] = party_key(self.folder / party, self.password)
+        self.say(f"keys of {len(self.keys)} parties are there")
+        ca = self._certificates()
+        paillier = self._paillier()
+        federation = self._federation(self._deployment(), paillier, ca)
+        self._credits(Ledger.connect(federation.network, self.keys["deployer"]))
+        self._admissions(federation)
+        for party in self.plan.parties:
+            if write_home(self.folder, self.plan, party, federation):
+                self._did(f"home {party}")
+        return federation
+
+    def _did(self, step: str) -> None:
+        self.steps.append(step)
+        self.say(step)
+
+    def _finished(self) -> FederationFile | None:
+        if not (self.folder / FEDERATION).exists():
+            return None
+        federation = load_federation(self.folder / FEDERATION)
+        Ledger.connect(federation.network)
+        complete = all(home_complete(self.folder / party, federation) for party in self.plan.parties)
+        return federation if complete else None
+
+    def _certificates(self) -> str:
+        """Everybody's certificate; the authority's own as PEM text ("" without TLS)."""
+        if not self.plan.tls:
+            return ""
+        issuer = authority(self.folder, self.plan.name)
+        for party in self.plan.listeners:
+            certify_listener(self.folder / party, issuer, party, self.plan.host(party))
+        return issuer.certificate.decode()
+
+    def _paillier(self) -> PaillierEntry | None:
+        """The ceremony: one share sealed to each replica. The public key is written last and makes it final.
+
+        The dealer's key exists in this process only; see docs/threat-model.md for what that asks of the operator.
+        """
+        if not self.plan.paillier_bits:
+            return None
+        path = self.folder / PAILLIER_PUBLIC
+        if not path.exists():
+            # imported here: without the mode, nobody needs its big-number library
+            from koinon.privacy.paillier_key import generate_key
+
+            public, shares = generate_key(self.plan.paillier_bits, self.plan.replicas, secrets.token_bytes, epoch=EPOCH)
+            entries = replica_entries(self.plan, self.keys)
+            for index, (party, share) in enumerate(zip(self.plan.replica_names, shares, strict=True)):
+                box = seal_to(from_hex(entries[index].sealing_key), share, key_share_context(public, index))
+                write_atomically(self.folder / party / SHARE, box, mode=0o600)
+            write_atomically(path, to_hex(public).encode() + b"\n")
+            self._did(f"Paillier key of {self.plan.paillier_bits} bits, shared among {self.plan.replicas} replicas")
+        return PaillierEntry(bits=self.plan.paillier_bits, public_key=path.read_text().strip())
+
+    def _deployment(self) -> DeploymentFile:
+        path = self.folder / DEPLOYMENT
+        if path.exists():
+            return convert(DeploymentFile, json.loads(path.read_text()), str(path))
+        self._fund()
+        members = [
+            CommitteeMember(from_hex(entry.address), from_hex(entry.sealing_key), entry.url)
+            for entry in replica_entries(self.plan, self.keys)
+        ]
+        made = Ledger.deploy(self.plan.rpc, self.keys["deployer"], self.keys["registrar"].address, members)
+        names = ContractAddresses.__struct_fields__
+        addresses = {name: to_hex(getattr(made.contracts, name)) for name in names}
+        deployment = DeploymentFile(
+            chain_id=made.chain_id,
+            genesis_hash=to_hex(made.genesis_hash),
+            contracts=ContractAddresses(**addresses),
+        )
+        write_atomically(path, _pretty({**_struct(deployment), "contracts": addresses}))
+        self._did(f"contracts on chain {made.chain_id}, round ledger {addresses['ledger']}")
+        return deployment
+
+    def _fund(self) -> None:
+        """Ether for everybody who sends transactions; those who have some are left alone."""
+        network = Ledger.identify(self.plan.rpc)
+        senders = ["registrar", "deployer", "aggregator", *self.plan.node_names]
+        reader = Ledger(network)
+        poor = [self.keys[party].address for party in senders if reader.wei(self.keys[party].address) == 0]
+        if not poor:
+            return
+        payer = self.funder or self.keys["deployer"]
+        try:
+            Ledger(network, payer).fund(poor, int(self.ether * WEI))
+        except ChainUnreachable:
+            raise
+        except LedgerError as error:
+            raise ConfigError(
+                f"no ether for {len(poor)} parties: {error.message}",
+                hint="not a development chain? name a key that has ether: --fund-from KEYSTORE --fund-password FILE",
+            ) from None
+        self._did(f"ether for {len(poor)} parties")
+
+    def _federation(self, deployment: DeploymentFile, paillier: PaillierEntry | None, ca: str) -> FederationFile:
+        federation = FederationFile(
+            version=1,
+            name=self.plan.name,
+            chain_id=deployment.chain_id,
+            genesis_hash=deployment.genesis_hash,
+            rpc=self.plan.rpc,
+            contracts=deployment.contracts,
+            registrar=to_hex(self.keys["registrar"].address),
+            epoch=EPOCH,
+            replicas=replica_entries(self.plan, self.keys),
+            paillier=paillier,
+            tls_ca=ca,
+        )
+        path = self.folder / FEDERATION
+        if not path.exists():
+            save_federation(path, federation)
+            self._did(FEDERATION)
+        elif load_federation(path) != federation:
+            raise ConfigError(
+                f"{path} is not what the keys and contracts in {self.folder} say", hint="use another --out"
+            )
+        return federation
+
+    def _credits(self, ledger: Ledger) -> None:
+        """Each node gets credits to submit tasks with, unless it has some."""
+        poor = [party for party in self.plan.node_names if ledger.balance(self.keys[party].address) == 0]
+        for party in poor if self.plan.credits else []:
+            ledger.transfer(self.keys[party].address, self.plan.credits)
+            self._did(f"{self.plan.credits} credits for {party}")
+
+    def _admissions(self, federation: FederationFile) -> None:
+        registrar, domain = self.keys["registrar"], federation.domain
+        for party in ["aggregator", *self.plan.node_names]:
+            role, most = (Role.AGGREGATOR, 0) if party == "aggregator" else (Role.NODE, self.plan.examples_max)
+            admit_home(self.folder / party, registrar, domain, self.keys[party], role, most)
+
+
+# --- the command line -------------------------------------------------------------------------------------------
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+Registrar = Annotated[
+    Path, typer.Option("--registrar", envvar="KOINON_HOME", help="The registrar's home.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")]
+
+
+@app.callback(invoke_without_command=True)
+def provision(
+    context: typer.Context,
+    out: Annotated[
+        Path | None, typer.Option(help="The federation's folder; a home for each party is made in it.")
+    ] = None,
+    rpc: Annotated[str, typer.Option(help="The chain's JSON-RPC address.")] = "http://127.0.0.1:8545",
+    replicas: Annotated[int, typer.Option(help="Committee size n = 3f + 1.")] = 4,
+    nodes: Annotated[int, typer.Option(help="How many edge nodes.")] = 5,
+    name: Annotated[str, typer.Option(help="The federation's name.")] = "koinon",
+    hosts: Annotated[str, typer.Option(help="local (127.0.0.1), or compose (services named after parties).")] = "local",
+    port_base: Annotated[int, typer.Option(help="First port; 0 chooses free ones.")] = PORT_BASE_DEFAULT,
+    paillier_bits: Annotated[int, typer.Option(help="Size of the committee's Paillier key; 0 for none.")] = 3072,
+    tls: Annotated[bool, typer.Option("--tls", help="Own authority, and HTTPS between all parties.")] = False,
+    examples_max: Annotated[int, typer.Option(help="The most samples a node may claim in a round.")] = 100_000,
+    credits: Annotated[int, typer.Option(help="Credits that each node gets.")] = CREDITS_DEFAULT,
+    app_option: Annotated[
+        list[str] | None, typer.Option("--app", metavar="NAME=PATH:ATTR", help="A user module of every node.")
+    ] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(help="One password for all keystores (default: a random one each).")
+    ] = None,
+    fund_from: Annotated[Path | None, typer.Option(help="A keystore that pays ether, on a production chain.")] = None,
+    fund_password: Annotated[Path | None, typer.Option(help="The password file of --fund-from.")] = None,
+    ether: Annotated[float, typer.Option(help="Ether that each sender of transactions gets.")] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Make a federation: keys, contracts, homes. Run again to finish what was interrupted."""
+    if context.invoked_subcommand is not None:
+        return
+    if out is None:
+        raise ConfigError("--out DIR is needed", hint="see: koinon-provision --help")
+    wanted = Plan(
+        name=name, rpc=rpc, hosts=hosts, replicas=replicas, nodes=nodes, paillier_bits=paillier_bits, tls=tls,
+        examples_max=examples_max, credits=credits, apps=parse_apps(app_option or []), ports={},
+    )  # fmt: skip
+    make_private(out)
+    work = Provisioning(
+        folder=out.resolve(),
+        plan=settle_plan(out, wanted, port_base),
+        password=_password(password_file) if password_file else None,
+        funder=_funder(fund_from, fund_password),
+        ether=ether,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    federation = work.run()
+    if as_json:
+        print(json.dumps(summary(work, federation), indent=2))
+
+
+def summary(work: Provisioning, federation: FederationFile) -> dict[str, Any]:
+    """What `--json` prints: where everything is, and what this run did."""
+    return {
+        "out": str(work.folder),
+        "name": federation.name,
+        "chain_id": federation.chain_id,
+        "rpc": federation.rpc,
+        "contracts": _struct(federation.contracts),
+        "registrar": federation.registrar,
+        "replicas": [{"address": entry.address, "url": entry.url} for entry in federation.replicas],
+        "ports": work.plan.ports,
+        "homes": {party: str(work.folder / party) for party in work.plan.parties},
+        "steps": work.steps,
+    }
+
+
+@app.command()
+def admit(
+    address: Annotated[str, typer.Argument(help="The party's address.")],
+    out: Annotated[Path, typer.Option(help="Where admission.json is written; the party puts it into its home.")],
+    registrar: Registrar,
+    roles: Annotated[str, typer.Option(help="node, aggregator, auditor; several with commas.")] = "node",
+    examples_max: Annotated[int, typer.Option(help="The most samples it may claim in a round.")] = 100_000,
+    sealing_key: Annotated[str, typer.Option(help="Its X25519 key, 64 hexadecimal digits.")] = "0x" + "00" * 32,
+) -> None:
+    """Admit a party: sign an admission that its home hands to the chain and to the committee."""
+    signer, federation = _registrar(registrar)
+    member = parse_address(address)
+    last = Ledger.connect(federation.network).member(member).serial
+    wanted = parse_roles(roles)
+    public = from_hex(sealing_key)
+    if len(public) != 32:
+        raise ConfigError("--sealing-key has 64 hexadecimal digits")
+    enrol = sign_admission(
+        signer,
+        federation.domain,
+        member,
+        roles=wanted,
+        examples_max=examples_max if wanted & Role.NODE else 0,
+        public=public,
+        serial=fresh_serial(last),
+    )
+    save_admission(out, enrol)
+    print(f"{to_hex(member)} is admitted as {roles}: {out}", file=sys.stderr)
+
+
+@app.command()
+def revoke(
+    address: Annotated[str, typer.Argument(help="Whose membership ends.")],
+    registrar: Registrar,
+) -> None:
+    """End a membership, on chain and in the committee's log. Run it again if one of the two could not be reached."""
+    signer, federation = _registrar(registrar)
+    member = parse_address(address)
+    ledger = Ledger.connect(federation.network, signer)
+    known = ledger.member(member)
+    revocation = Revocation(member=member, serial=fresh_serial(known.serial))
+    signature = signer.sign(federation.domain, revocation)
+    if known.active:
+        ledger.revoke(revocation, signature)
+        print(f"{to_hex(member)} is revoked on chain", file=sys.stderr)
+
+    async def order() -> None:
+        async with CommitteeClient(federation, signer) as client:
+            await client.submit(Revoke(revocation=revocation, signature=signature))
+
+    asyncio.run(order())
+    print(f"{to_hex(member)} is revoked in the committee's log", file=sys.stderr)
+
+
+def parse_apps(entries: list[str]) -> dict[str, str]:
+    """NAME=PATH:ATTR pairs; a relative path to a file that exists here becomes absolute, as homes lie elsewhere."""
+    apps: dict[str, str] = {}
+    for entry in entries:
+        name, equals, target = entry.partition("=")
+        module, colon, attribute = target.rpartition(":")
+        if not (name and equals and module and colon and attribute):
+            raise ConfigError(
+                f"--app {entry!r}", hint="NAME=path/to/file.py:attribute or NAME=package.module:attribute"
+            )
+        path = Path(module)
+        apps[name] = f"{path.resolve() if path.is_file() else module}:{attribute}"
+    return apps
+
+
+def parse_roles(text: str) -> Role:
+    """Comma-separated names of ROLES."""
+    found = Role(0)
+    for word in text.split(","):
+        if word.strip() not in ROLES:
+            raise ConfigError(f"no role {word.strip()!r}", hint=f"roles: {', '.join(ROLES)}")
+        found |= ROLES[word.strip()]
+    return found
+
+
+def _registrar(home: Path) -> tuple[Signer, FederationFile]:
+    config = load_party(home)
+    federation = load_federation(home / config.federation)
+    signer = party_signer(home, config)
+    if to_hex(signer.address) != federation.registrar.lower():
+        raise ConfigError(f"{home} is not the registrar's home", hint="--registrar DIR/registrar")
+    return signer, federation
+
+
+def _funder(keystore: Path | None, password_file: Path | None) -> Signer | None:
+    if keystore is None:
+        return None
+    return open_keystore(keystore, _password(password_file or keystore.with_name(PASSWORD)))
+
+
+def _password(file: Path) -> str:
+    try:
+        text = file.read_text().rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the password file cannot be read: {error}") from None
+    if not text:
+        raise ConfigError(f"the password file {file} is empty")
+    return text
+
+
+def _struct(value: Setting) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__struct_fields__}
+
+
+def _pretty(value: object) -> bytes:
+    return json.dumps(value, indent=2).encode() + b"\n"
+
+
+def main() -> None:
+    try:
+        app()
+    except KoinonError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

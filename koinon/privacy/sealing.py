@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from koinon.encoding import encode, keccak
-from koinon.errors import BadPiece
+from koinon.errors import BadPiece, PrivacyError
 
 _suite = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305)
 
@@ -48,8 +48,14 @@ class SealingKey:
 
 
 def seal_to(public: bytes, plaintext: bytes, context: bytes) -> bytes:
-    """Encrypt to a 32-byte X25519 public key (32 + 16 bytes longer than `plaintext`)."""
-    return _suite.encrypt(plaintext, X25519PublicKey.from_public_bytes(public), context)
+    """Encrypt to a 32-byte X25519 public key (32 + 16 bytes longer than `plaintext`).
+
+    PrivacyError when `public` is no key (a wrong length, or a point of small order).
+    """
+    try:
+        return _suite.encrypt(plaintext, X25519PublicKey.from_public_bytes(public), context)
+    except ValueError:
+        raise PrivacyError(f"cannot seal to {public.hex()}: not an X25519 public key") from None
 
 
 def piece_context(task: bytes, round: int, node: bytes, replica: int) -> bytes:

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from koinon.errors import BadPiece
+from koinon.errors import BadPiece, PrivacyError
 from koinon.privacy import SealingKey, piece_context, seal_to
 
 TASK, NODE = b"t" * 32, b"n" * 20
@@ -54,3 +54,9 @@ def test_a_sealing_key_does_not_show_its_secret() -> None:
     key = SealingKey.derive(b"s" * 32, 0)
     assert key.secret.hex() not in repr(key)
     assert key.public.hex() in repr(key)
+
+
+@pytest.mark.parametrize("public", [bytes(32), b"\1" + bytes(31), b"k" * 31, b""])
+def test_what_is_no_key_is_not_sealed_to(public: bytes) -> None:
+    with pytest.raises(PrivacyError, match="not an X25519 public key"):
+        seal_to(public, b"a piece", b"")

@@ -15,6 +15,7 @@ import json
 import secrets
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,6 +69,7 @@ from ._homes import (
 DEPLOYMENT, PAILLIER_PUBLIC = "deployment.json", "paillier-public-key"
 WEI = 10**18
 CREDITS_DEFAULT = 1_000_000
+TRANSFERS_CONCURRENT_MAX = 16
 ROLES = {"node": Role.NODE, "aggregator": Role.AGGREGATOR, "auditor": Role.AUDITOR}
 
 Say = Callable[[str], None]
@@ -222,9 +224,11 @@ class Provisioning:
     def _credits(self, ledger: Ledger) -> None:
         """Each node gets credits to submit tasks with, unless it has some."""
         poor = [party for party in self.plan.node_names if ledger.balance(self.keys[party].address) == 0]
-        for party in poor if self.plan.credits else []:
-            ledger.transfer(self.keys[party].address, self.plan.credits)
-            self._did(f"{self.plan.credits} credits for {party}")
+        if not poor or not self.plan.credits:
+            return
+        with ThreadPoolExecutor(TRANSFERS_CONCURRENT_MAX) as pool:  # so that they share blocks
+            list(pool.map(lambda party: ledger.transfer(self.keys[party].address, self.plan.credits), poor))
+        self._did(f"{self.plan.credits} credits for each of {len(poor)} nodes")
 
     def _admissions(self, federation: FederationFile) -> None:
         registrar, domain = self.keys["registrar"], federation.domain

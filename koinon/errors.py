@@ -28,6 +28,7 @@
     │   └── CannotOpen         too few agreeing contributions; names the dissenters
     ├── TrainingError          the user's model code failed or answered with the wrong shape
     ├── AuditFailure           the first lie that the audit found
+    ├── StorageDamaged         a file of ours is not what was written to it
     └── InvariantBroken        our own bug: stop rather than continue wrongly
 
 `code` is a stable, lower-case name for counters, logs and `--json`; `hint` says what to do next.
@@ -176,6 +177,11 @@ class TrainingError(KoinonError):
 class AuditFailure(KoinonError):
     code = "audit"
     exit_code = 1
+
+
+class StorageDamaged(KoinonError):
+    code = "storage-damaged"
+    exit_code = 8
 
 
 class InvariantBroken(KoinonError):

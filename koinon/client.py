@@ -214,8 +214,10 @@ class CommitteeClient:
         answers: dict[int, T] = {}
         failures: list[str] = []
         pending = set(running)
-        patience: float | None = None
+        clock = asyncio.get_running_loop().time
+        until: float | None = None
         while pending:
+            patience = None if until is None else max(0.0, until - clock())
             done, pending = await asyncio.wait(pending, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             for future in done:
                 if (error := future.exception()) is None:
@@ -225,9 +227,9 @@ class CommitteeClient:
                 else:
                     raise error
             if len(answers) >= enough:
-                if patience is not None or not patience_seconds:
+                until = clock() + patience_seconds if until is None else until
+                if clock() >= until:
                     break
-                patience = patience_seconds
         for future in pending:
             future.cancel()
         if len(answers) < enough:

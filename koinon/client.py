@@ -41,6 +41,7 @@ from koinon.wire import (
 REQUEST_TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 3.0
 BLOB_TIMEOUT_SECONDS = 300.0
+BLOB_HEDGE_SECONDS = 2.0
 REPLAY_RETRIES_MAX = 5
 SUBMIT_ATTEMPTS_MAX = 4
 DISAGREEMENT_RETRIES_MAX = 20
@@ -162,17 +163,38 @@ class CommitteeClient:
         await self.collect(put, enough=self.federation.quorum, what="keep the blob", patience_seconds=patience_seconds)
         return digest
 
-    async def get_blob(self, digest: bytes) -> bytes:
-        """Fetch from any replica that has it, checked against the digest; Unavailable when none has."""
-        failure: KoinonError = Unavailable(f"no replica has blob 0x{digest.hex()}")
+    async def get_blob(self, digest: bytes, *, besides: int = -1) -> bytes:
+        """Fetch from any replica (`besides` one) that has it, checked against the digest; Unavailable when none has.
+
+        Replicas are asked one after the other, the next one as soon as the last answered or is slow: one that
+        holds its tongue costs BLOB_HEDGE_SECONDS.
+        """
+
+        async def fetch(index: int) -> bytes:
+            content = await self._call(index, "GET", f"/v1/blobs/{digest.hex()}", slow=True)
+            require_digest(content, digest)
+            return content
+
         count = len(self.federation.replicas)
-        for step in range(count):
-            try:
-                content = await self._call((digest[0] + step) % count, "GET", f"/v1/blobs/{digest.hex()}", slow=True)
-                require_digest(content, digest)
-                return content
-            except RemoteError as error:
-                failure = error
+        order = [index for step in range(count) if (index := (digest[0] + step) % count) != besides]
+        running: set[asyncio.Task[bytes]] = set()
+        failure: KoinonError = Unavailable(f"no replica has blob 0x{digest.hex()}")
+        try:
+            while order or running:
+                if order:
+                    running.add(asyncio.create_task(fetch(order.pop(0))))
+                patience = BLOB_HEDGE_SECONDS if order else None
+                done, running = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                for future in done:
+                    error = future.exception()
+                    if error is None:
+                        return future.result()
+                    if not isinstance(error, RemoteError):
+                        raise error
+                    failure = error
+        finally:
+            for task in running:
+                task.cancel()
         raise failure
 
     async def deliver(self, index: int, piece: Piece) -> bytes:

@@ -22,6 +22,7 @@ from koinon.errors import (
     KoinonError,
     Malformed,
     Oversized,
+    Rejected,
     RemoteError,
     Unavailable,
 )
@@ -58,7 +59,8 @@ def refusals(service: str) -> Middleware:
         except KoinonError as error:
             refused(service, error)
             log.info("refused", extra={"code": error.code, "reason": error.message, "path": request.path})
-            body = Refusal(code=error.code, message=error.message[:1024], hint=(error.hint or "")[:1024])
+            code = f"{error.code}:{error.rule}" if isinstance(error, Rejected) else error.code
+            body = Refusal(code=code, message=error.message[:1024], hint=(error.hint or "")[:1024])
             return web.Response(status=_status(error), body=encode(body), content_type=CONTENT_TYPE)
         except web.HTTPRequestEntityTooLarge:
             error_ = Oversized("the body is larger than this service accepts")
@@ -147,7 +149,10 @@ def raise_refusal(status: int, body: bytes, where: str) -> None:
         refusal = decode(Refusal, body, bytes_max=8192)
     except Malformed:
         raise Unavailable(f"{where} answered with status {status}") from None
-    kind = _by_code().get(refusal.code, RemoteError)
+    code, _, rule = refusal.code.partition(":")
+    if code == Rejected.code:
+        raise Rejected(rule, f"{where}: {refusal.message}", hint=refusal.hint or None)
+    kind = _by_code().get(code, RemoteError)
     raise kind(f"{where}: {refusal.message}", hint=refusal.hint or None)
 
 

@@ -1,0 +1,97 @@
+"""`koinon-replica`: one member of the committee, as a process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from koinon.config import load_party
+from koinon.errors import ConfigError, KoinonError
+from koinon.observe import configure_logging
+
+from .server import ReplicaServer
+
+EXAMPLE = """example:
+  koinon-provision --out fed --rpc http://127.0.0.1:8545
+  koinon-replica --home fed/replica-0
+
+It serves /healthz, /readyz and /metrics on the port in config.toml, logs JSON lines to standard error, and stops
+cleanly on SIGTERM and SIGINT."""
+
+log = logging.getLogger("koinon.pbft")
+
+
+async def serve(home: Path) -> None:
+    """Serve the replica in `home` until a signal asks it to stop; raises what it must not survive."""
+    server = ReplicaServer(home)
+    running = asyncio.ensure_future(_run(server))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, running.cancel)
+    try:
+        await running
+    except asyncio.CancelledError:
+        log.info("stopping")
+    finally:
+        await server.stop()
+    log.info("stopped")
+
+
+async def _run(server: ReplicaServer) -> None:
+    await server.start()
+    await server.run()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code (`KoinonError.exit_code`)."""
+    parser = argparse.ArgumentParser(
+        prog="koinon-replica",
+        description="Run one replica of a federation's committee.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    home = os.environ.get("KOINON_HOME")
+    parser.add_argument(
+        "--home",
+        type=Path,
+        default=Path(home) if home else None,
+        required=not home,
+        metavar="DIR",
+        help="the replica's home (default: $KOINON_HOME)",
+    )
+    try:
+        options = parser.parse_args(arguments)
+        configure_logging(_level(options.home))
+        _runner(serve(options.home))
+    except KoinonError as error:
+        log.critical(error.message, extra={"code": error.code, "hint": error.hint})
+        sys.stderr.write(f"koinon-replica: {error.message}\n" + (f"  {error.hint}\n" if error.hint else ""))
+        return error.exit_code
+    return 0
+
+
+def _level(home: Path) -> str:
+    level = load_party(home).log_level
+    if level.upper() not in logging.getLevelNamesMapping():
+        raise ConfigError(f"{home}/config.toml: no log level is called {level!r}")
+    return level
+
+
+def _runner(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        import uvloop
+    except ImportError:  # a platform without it
+        asyncio.run(work)
+    else:
+        uvloop.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""The loop around the core: events in, effects out, in order, and nothing said before it is on disk.
+
+Rules. One task steps the core; between two steps of one turn nothing awaits. A turn drains the inbox, steps each
+event, writes what must be remembered in one go (one fsync for all of it, in the only thread that touches the
+disk), and only then sends and answers. While the disk works, events gather for the next turn: that is what groups
+fsyncs under load. A broken invariant ends `run`, and with it the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from prometheus_client import Counter, Gauge
+
+from koinon.encoding import encode
+from koinon.errors import KoinonError, Unavailable
+from koinon.observe import SEQUENCE, VIEW, refused
+from koinon.wire import CommittedBatch
+
+from .archive import Archive
+from .events import (
+    ALL,
+    CatchUp,
+    ClientRequest,
+    Committed,
+    Effect,
+    Event,
+    Evidence,
+    Ignored,
+    Misbehaved,
+    NeedState,
+    Persist,
+    Received,
+    Recovered,
+    Refuse,
+    Respond,
+    Send,
+    StableCheckpoint,
+    Tick,
+)
+from .journal import Journal, Snapshots
+from .messages import CheckpointCertificate
+from .replica import Replica
+
+INBOX_EVENTS_MAX = 8192
+TURN_EVENTS_MAX = 512
+REQUEST_WAIT_SECONDS = 25.0
+WAITING_PER_CLIENT_MAX = 64
+CATCHING_UP_MS = 1500
+
+IGNORED = Counter("koinon_ignored_total", "Correct messages of replicas that came too early, late or often", ["reason"])
+EXECUTED = Counter("koinon_executed_total", "Requests that this replica executed")
+EVIDENCE = Counter("koinon_equivocations_total", "Replicas caught signing two words for one slot")
+CHECKPOINT = Gauge("koinon_checkpoint", "The last stable checkpoint's sequence number")
+
+log = logging.getLogger("koinon.pbft")
+T = TypeVar("T")
+Key = tuple[bytes, int]
+Written = Persist | Committed | StableCheckpoint
+
+
+class Disk:
+    """The replica's three files, in one thread: journal, archive, snapshots."""
+
+    def __init__(self, folder: Path) -> None:
+        self.journal = Journal(folder / "journal")
+        self.archive = Archive(folder / "archive")
+        self.snapshots = Snapshots(folder / "snapshots")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
+
+    def recovered(self, now_ms: int) -> Recovered:
+        """What a restart starts from."""
+        certificate, snapshot = self.snapshots.latest() or (None, None)
+        entries: list[CommittedBatch] = []
+        start = certificate.checkpoint.sequence + 1 if certificate else 1
+        while page := self.archive.read(start + len(entries), 1024):
+            entries += page
+        return Recovered(now_ms, self.journal.records, tuple(entries), certificate, snapshot)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def write(self, effects: Sequence[Written]) -> None:
+        """Perform the effects in order; all are durable when this returns (see `Archive` on entries)."""
+        for effect in effects:
+            match effect:
+                case Persist():
+                    self.journal.append(effect.record)
+                case Committed():
+                    self.archive.append(effect.entry)
+                case StableCheckpoint():
+                    self.archive.sync()
+                    self.snapshots.save(effect.certificate, effect.snapshot)
+                    self.journal.rewrite(effect.retained)
+        self.journal.sync()
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True)
+        self.journal.close()
+        self.archive.close()
+
+
+class Engine:
+    """Feeds the core and performs its effects.
+
+    `send(peers, data)` hands bytes to the links, `need(wanted)` begins a state transfer (and returns at once),
+    `changed()` is called after something was executed.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        disk: Disk,
+        *,
+        send: Callable[[Iterable[int], bytes], None],
+        need: Callable[[NeedState], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.replica = replica
+        self.disk = disk
+        self._send = send
+        self._need = need
+        self._changed = changed
+        self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_EVENTS_MAX)
+        self._waiting: dict[Key, list[asyncio.Future[bytes]]] = {}
+        self._waiting_by_client: defaultdict[bytes, int] = defaultdict(int)
+        self._others = [index for index in range(replica.committee.n) if index != replica.index]
+        self._needed_ms = -CATCHING_UP_MS
+        self.evidence: list[Evidence] = []
+
+    @property
+    def catching_up(self) -> bool:
+        """Whether this replica asked for others' state a moment ago."""
+        return now_ms() - self._needed_ms < CATCHING_UP_MS
+
+    def recover(self) -> None:
+        """Become what the disk says, before anything else happens. StorageDamaged when it cannot be believed."""
+        event = self.disk.recovered(now_ms())
+        effects = self.replica.step(event)
+        self.disk.write([effect for effect in effects if isinstance(effect, Written)])
+        self._gauge()
+        log.info(
+            "recovered",
+            extra={"view": self.replica.view, "sequence": self.replica.executed, "records": len(event.records)},
+        )
+
+    # --- events ----------------------------------------------------------------------------------------------
+
+    async def hear(self, peer: int, data: bytes) -> None:
+        """A message of an authenticated peer; waits while the inbox is full, so that the peer has to."""
+        await self._inbox.put(Received(now_ms(), peer, data))
+
+    async def catch_up(
+        self,
+        peer: int,
+        entries: tuple[CommittedBatch, ...],
+        certificate: CheckpointCertificate | None = None,
+        snapshot: bytes | None = None,
+    ) -> None:
+        await self._inbox.put(CatchUp(now_ms(), peer, entries, certificate, snapshot))
+
+    async def request(self, data: bytes) -> bytes:
+        """Have a sealed request ordered: the sealed reply.
+
+        What cannot be authenticated, or comes from a stranger, never reaches the core: Malformed, BadSignature,
+        UnknownSigner. Unavailable when too many requests wait, or this one did for too long; Replayed as the
+        core says.
+        """
+        sender, asked = self.replica.verifier.request(data)
+        self.replica.execution.application.admits(sender, asked.operation)
+        if self._waiting_by_client[sender] >= WAITING_PER_CLIENT_MAX or self._inbox.full():
+            raise Unavailable("too many requests wait", hint="wait for earlier requests to be answered")
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        key = (sender, asked.number)
+        self._waiting.setdefault(key, []).append(future)
+        self._waiting_by_client[sender] += 1
+        self._inbox.put_nowait(ClientRequest(now_ms(), data))
+        try:
+            async with asyncio.timeout(REQUEST_WAIT_SECONDS):
+                return await future
+        except TimeoutError:
+            raise Unavailable("the committee did not order the request in time", hint="send it again") from None
+        finally:
+            self._leave(key, future)
+
+    def _leave(self, key: Key, future: asyncio.Future[bytes]) -> None:
+        self._waiting_by_client[key[0]] -= 1
+        if not self._waiting_by_client[key[0]]:
+            del self._waiting_by_client[key[0]]
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            waiting.remove(future)
+            if not waiting:
+                del self._waiting[key]
+
+    # --- turns -----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Turn after turn, for ever. Raises InvariantBroken, StorageDamaged or OSError: the replica must stop."""
+        ticking = asyncio.create_task(self._tick())
+        try:
+            while True:
+                events = [await self._inbox.get()]
+                while not self._inbox.empty() and len(events) < TURN_EVENTS_MAX:
+                    events.append(self._inbox.get_nowait())
+                await self._perform([effect for event in events for effect in self.replica.step(event)])
+        finally:
+            ticking.cancel()
+
+    async def _tick(self) -> None:
+        while True:
+            await self._inbox.put(Tick(now_ms()))
+            await asyncio.sleep(self.replica.settings.tick_ms / 1000)
+
+    async def _perform(self, effects: list[Effect]) -> None:
+        written = [effect for effect in effects if isinstance(effect, Written)]
+        if written:
+            await self.disk.run(lambda: self.disk.write(written))
+        for effect in effects:
+            self._speak(effect)
+        if any(isinstance(effect, Committed | StableCheckpoint) for effect in written):
+            self._gauge()
+            self._changed()
+
+    def _speak(self, effect: Effect) -> None:
+        match effect:
+            case Send(to=to, message=message):
+                self._send(self._others if to == ALL else (to,), encode(message))
+            case Respond(client=client, number=number, data=data):
+                for future in self._waiting.get((client, number), ()):
+                    if not future.done():
+                        future.set_result(data)
+            case Refuse(client=client, number=number, error=error):
+                self._refuse(client, number, error)
+            case Committed(results=results):
+                EXECUTED.inc(len(results))
+            case NeedState():
+                self._needed_ms = now_ms()
+                self._need(effect)
+            case Evidence(culprit=culprit):
+                EVIDENCE.inc()
+                self.evidence.append(effect)
+                log.error("equivocation", extra={"culprit": culprit})
+            case Misbehaved(sender=sender, error=error):
+                refused("pbft", error)
+                log.warning("misbehaved", extra={"peer": sender, "code": error.code, "reason": error.message})
+            case Ignored(reason=reason):
+                IGNORED.labels(reason).inc()
+
+    def _refuse(self, client: bytes, number: int, error: KoinonError) -> None:
+        for future in self._waiting.get((client, number), ()):
+            if not future.done():
+                future.set_exception(error)
+
+    def _gauge(self) -> None:
+        VIEW.set(self.replica.view)
+        SEQUENCE.set(self.replica.executed)
+        CHECKPOINT.set(self.replica.stable)
+
+
+def now_ms() -> int:
+    """The wall clock: batches carry the primary's, and backups accept it within `clock_skew_ms_max`."""
+    return time.time_ns() // 1_000_000

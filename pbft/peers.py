@@ -1,0 +1,261 @@
+"""Links between replicas: one WebSocket a pair, both ends proved, everything bounded, dialled again for ever.
+
+The replica of the lower index dials. Both ends first send a `Greeting` (who I am, a fresh nonce), then a signed
+`Hello` that names both ends and both nonces: it can be neither replayed nor reflected. After that each binary frame
+is one message for the core. Messages may be lost (a full queue drops the oldest); the protocol asks again.
+Confidentiality and integrity on the wire are TLS's; what counts toward a quorum is signed besides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+
+import aiohttp
+from aiohttp import WSMsgType, web
+
+from koinon.config import FederationFile
+from koinon.encoding import U8, Digest, Message, decode, encode
+from koinon.errors import InvariantBroken, Malformed, Oversized, RemoteError, Unavailable, UnknownSigner
+from koinon.observe import refused
+from koinon.service import client_tls
+from koinon.signing import Signer, authenticate, seal
+
+from .messages import MESSAGE_BYTES_MAX
+
+HANDSHAKE_BYTES_MAX = 512
+HANDSHAKE_TIMEOUT_SECONDS = 5.0
+HANDSHAKES_MAX = 64
+HEARTBEAT_SECONDS = 5.0
+REDIAL_SECONDS = 0.1
+REDIAL_SECONDS_MAX = 2.0
+PEER_QUEUE_MESSAGES_MAX = 4096
+PEER_QUEUE_BYTES_MAX = 64 << 20
+
+log = logging.getLogger("koinon.pbft.peers")
+Socket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
+Receive = Callable[[int, bytes], Awaitable[None]]
+
+
+class Greeting(Message, frozen=True):
+    """The first frame of each end."""
+
+    replica: U8
+    nonce: Digest
+
+
+class Hello(Message, frozen=True):
+    """The second, signed: `sender` speaks to `receiver` on the connection of these two nonces."""
+
+    sender: U8
+    receiver: U8
+    sender_nonce: Digest
+    receiver_nonce: Digest
+
+
+class Outbox:
+    """What waits to be sent over one link, bounded in messages and bytes; the oldest gives way."""
+
+    def __init__(self, *, messages_max: int = PEER_QUEUE_MESSAGES_MAX, bytes_max: int = PEER_QUEUE_BYTES_MAX) -> None:
+        self._messages_max = messages_max
+        self._bytes_max = bytes_max
+        self._queue: deque[bytes] = deque()
+        self._size = 0
+        self._filled = asyncio.Event()
+        self.dropped = 0
+
+    def put(self, data: bytes) -> None:
+        self._queue.append(data)
+        self._size += len(data)
+        while len(self._queue) > self._messages_max or self._size > self._bytes_max:
+            self._size -= len(self._queue.popleft())
+            self.dropped += 1
+        self._filled.set()
+
+    async def get(self) -> bytes:
+        while not self._queue:
+            self._filled.clear()
+            await self._filled.wait()
+        data = self._queue.popleft()
+        self._size -= len(data)
+        return data
+
+
+class _Link:
+    """An authenticated connection to one peer."""
+
+    def __init__(self, socket: Socket) -> None:
+        self.socket = socket
+        self.outbox = Outbox()
+
+
+class Peers:
+    """All links of one replica. `receive(peer, data)` is awaited for each message, which slows a fast peer down."""
+
+    def __init__(self, federation: FederationFile, index: int, signer: Signer, receive: Receive) -> None:
+        self._federation = federation
+        self._addresses = federation.replica_addresses
+        self._domain = federation.domain
+        self._index = index
+        self._signer = signer
+        self._receive = receive
+        self._tls = client_tls(federation.tls_ca)
+        self._links: dict[int, _Link] = {}
+        self._dialling: list[asyncio.Task[None]] = []
+        self._handshakes = 0
+        self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def connected(self) -> tuple[int, ...]:
+        """The peers with a live link, ascending."""
+        return tuple(sorted(self._links))
+
+    def dropped(self) -> int:
+        """Messages that full queues of the current links gave up."""
+        return sum(link.outbox.dropped for link in self._links.values())
+
+    async def start(self) -> None:
+        """Dial every peer of a higher index, now and whenever the link breaks."""
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls or False, limit=0))
+        higher = range(self._index + 1, len(self._addresses))
+        self._dialling = [asyncio.create_task(self._keep_link(peer), name=f"dial {peer}") for peer in higher]
+
+    async def stop(self) -> None:
+        for task in self._dialling:
+            task.cancel()
+        await asyncio.gather(*self._dialling, return_exceptions=True)
+        for link in list(self._links.values()):
+            await link.socket.close()
+        if self._session is not None:
+            await self._session.close()
+
+    def send(self, peers: Iterable[int], data: bytes) -> None:
+        """Queue `data` for each of `peers` that is connected; for the others it is lost."""
+        for peer in peers:
+            if (link := self._links.get(peer)) is not None:
+                link.outbox.put(data)
+
+    # --- beginnings ------------------------------------------------------------------------------------------
+
+    async def accept(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v1/peer`: a peer of a lower index dials."""
+        if self._handshakes >= HANDSHAKES_MAX:
+            raise Unavailable("too many replicas greet at once")
+        socket = web.WebSocketResponse(max_msg_size=MESSAGE_BYTES_MAX, heartbeat=HEARTBEAT_SECONDS, compress=False)
+        await socket.prepare(request)
+        self._handshakes += 1
+        try:
+            peer = await self._greet(socket, None)
+        except (RemoteError, TimeoutError, ConnectionError) as error:
+            self._refuse("a replica's greeting", error)
+            await socket.close(code=aiohttp.WSCloseCode.POLICY_VIOLATION)
+            return socket
+        finally:
+            self._handshakes -= 1
+        await self._serve(peer, socket)
+        return socket
+
+    async def _keep_link(self, peer: int) -> None:
+        pause = REDIAL_SECONDS
+        while True:
+            try:
+                if await self._dial(peer):
+                    pause = REDIAL_SECONDS
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                log.debug("no link", extra={"peer": peer, "reason": type(error).__name__})
+            except RemoteError as error:
+                self._refuse(f"the greeting of replica {peer}", error)
+            await asyncio.sleep(pause * random.uniform(0.75, 1.25))
+            pause = min(2 * pause, REDIAL_SECONDS_MAX)
+
+    async def _dial(self, peer: int) -> bool:
+        """One connection from beginning to end; True when it was authenticated."""
+        if self._session is None:
+            raise InvariantBroken("dialling before start")
+        url = self._federation.replicas[peer].url + "/v1/peer"
+        timeout = aiohttp.ClientWSTimeout(ws_close=1.0)
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT_SECONDS):
+            socket = await self._session.ws_connect(
+                url, max_msg_size=MESSAGE_BYTES_MAX, heartbeat=HEARTBEAT_SECONDS, compress=0, timeout=timeout
+            )
+        try:
+            await self._greet(socket, peer)
+            await self._serve(peer, socket)
+        finally:
+            await socket.close()
+        return True
+
+    async def _greet(self, socket: Socket, expected: int | None) -> int:
+        """The handshake; which peer it is. RemoteError when the other end is not that replica."""
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT_SECONDS):
+            mine = os.urandom(32)
+            await socket.send_bytes(encode(Greeting(replica=self._index, nonce=mine)))
+            theirs = decode(Greeting, await _frame(socket), bytes_max=HANDSHAKE_BYTES_MAX)
+            peer = theirs.replica
+            if (peer != expected) if expected is not None else (peer >= self._index):
+                raise UnknownSigner(f"replica {peer} has no business on this link")
+            hello = Hello(sender=self._index, receiver=peer, sender_nonce=mine, receiver_nonce=theirs.nonce)
+            await socket.send_bytes(seal(self._signer, self._domain, hello))
+            said = authenticate(Hello, await _frame(socket), self._domain, bytes_max=HANDSHAKE_BYTES_MAX)
+        wanted = Hello(sender=peer, receiver=self._index, sender_nonce=theirs.nonce, receiver_nonce=mine)
+        if said.sender != self._addresses[peer] or said.message != wanted:
+            raise UnknownSigner(f"somebody else answers for replica {peer}")
+        return peer
+
+    # --- the life of a link ----------------------------------------------------------------------------------
+
+    async def _serve(self, peer: int, socket: Socket) -> None:
+        """Carry messages both ways until the connection ends; a newer link of the same peer replaces this one."""
+        link = _Link(socket)
+        older, self._links[peer] = self._links.get(peer), link
+        log.info("peer connected", extra={"peer": peer})
+        if older is not None:
+            await older.socket.close()
+        writer = asyncio.create_task(self._write(link))
+        try:
+            await self._read(peer, socket)
+        except RemoteError as error:
+            self._refuse(f"a frame of replica {peer}", error)
+        finally:
+            writer.cancel()
+            if self._links.get(peer) is link:
+                del self._links[peer]
+                log.info("peer disconnected", extra={"peer": peer})
+
+    async def _read(self, peer: int, socket: Socket) -> None:
+        while True:
+            message = await socket.receive()
+            if message.type == WSMsgType.BINARY:
+                await self._receive(peer, message.data)
+            elif message.type == WSMsgType.TEXT:
+                raise Malformed("a text frame, where all frames are binary")
+            elif message.type == WSMsgType.ERROR:
+                if socket.close_code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG:
+                    raise Oversized(f"a frame of more than {MESSAGE_BYTES_MAX} bytes")
+                return
+            else:
+                return
+
+    async def _write(self, link: _Link) -> None:
+        try:
+            while True:
+                await link.socket.send_bytes(await link.outbox.get())
+        except (ConnectionError, RuntimeError):  # closed meanwhile: the reader ends too
+            await link.socket.close()
+
+    def _refuse(self, what: str, error: BaseException) -> None:
+        if isinstance(error, RemoteError):
+            refused("pbft", error)
+        log.warning("refused", extra={"what": what, "reason": str(error) or type(error).__name__})
+
+
+async def _frame(socket: Socket) -> bytes:
+    message = await socket.receive()
+    if message.type != WSMsgType.BINARY:
+        raise Malformed("the connection ended during the handshake")
+    data: bytes = message.data
+    return data

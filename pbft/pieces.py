@@ -1,0 +1,83 @@
+"""The private pieces of updates on disk: readable by this replica alone, one update a node and round, then erased.
+
+A piece is published by a hard link, which fails when the name is taken: of two different updates that a node
+hands in at once exactly one is kept, and only that one gets a receipt. Pieces are erased when their round is over.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from koinon.encoding import Digest, Message, decode, encode
+from koinon.rounds.law import refuse
+
+KEPT_BYTES_MAX = 512 * 1024 * 1024
+
+
+class Kept(Message, frozen=True):
+    """A checked piece and the digest of the update that it belongs to."""
+
+    update: Digest
+    piece: bytes
+
+
+class PieceStore:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def keep(self, task: bytes, round: int, node: bytes, kept: Kept) -> None:
+        """Store durably; Rejected (duplicate-update) when the node's piece of another update is here."""
+        path = self._path(task, round, node)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(encode(kept))
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(draft, path)
+        except FileExistsError:
+            self._require_same(task, round, node, kept)
+        finally:
+            os.unlink(draft)
+        _sync_folder(path.parent)
+
+    def find(self, task: bytes, round: int, node: bytes) -> Kept | None:
+        try:
+            data = self._path(task, round, node).read_bytes()
+        except FileNotFoundError:
+            return None
+        return decode(Kept, data, bytes_max=KEPT_BYTES_MAX)
+
+    def rounds(self) -> set[tuple[bytes, int]]:
+        """The rounds of which pieces are kept."""
+        return {
+            (bytes.fromhex(task.name), int(number.name)) for task in self.root.iterdir() for number in task.iterdir()
+        }
+
+    def erase(self, task: bytes, round: int) -> None:
+        """Forget all pieces of a round that is over."""
+        folder = self._path(task, round, b"").parent
+        shutil.rmtree(folder, ignore_errors=True)
+        if not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
+
+    def _require_same(self, task: bytes, round: int, node: bytes, kept: Kept) -> None:
+        held = self.find(task, round, node)
+        if held is None or held.update != kept.update:
+            refuse("duplicate-update", f"node 0x{node.hex()} handed in another update for round {round} before")
+
+    def _path(self, task: bytes, round: int, node: bytes) -> Path:
+        return self.root / task.hex() / str(round) / f"{node.hex()}.piece"
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,118 @@
+"""Small tools of the shell for waiting: changes of state, heavy work in threads, one computation for many askers.
+
+Every one has a bound; beyond it the asker gets `Unavailable` at once instead of a place in an endless queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, ParamSpec, TypeVar
+
+from koinon.errors import Unavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Changes:
+    """Wakes everybody who waits for a condition on the replicated state."""
+
+    def __init__(self, *, waiting_max: int) -> None:
+        self._waiting_max = waiting_max
+        self._waiting = 0
+        self._event = asyncio.Event()
+
+    def notify(self) -> None:
+        """The state changed: let all who wait look again."""
+        event, self._event = self._event, asyncio.Event()
+        event.set()
+
+    async def until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait until `condition()` holds, or `seconds` passed; what it is in the end."""
+        if condition() or seconds <= 0:
+            return condition()
+        if self._waiting >= self._waiting_max:
+            raise Unavailable("too many wait for this replica's state", hint="ask again later, or without wait_ms")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    await self._event.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting -= 1
+        return condition()
+
+
+class Workers:
+    """A few threads for heavy work, and a bound on what waits for them."""
+
+    def __init__(self, name: str, *, threads: int, waiting_max: int) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix=name)
+        self._waiting_max = waiting_max
+        self._waiting = 0
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`work(*args)` in a thread; Unavailable when too much waits already."""
+        if self._waiting >= self._waiting_max:
+            raise Unavailable("this replica is busy", hint="try again in a moment")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(*args, **kwargs))
+        finally:
+            self._waiting -= 1
+
+    def stop(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class SingleFlight:
+    """One computation a key at a time: later askers share it, and an asker that leaves doesn't end it."""
+
+    def __init__(self) -> None:
+        self._running: dict[Hashable, asyncio.Task[Any]] = {}
+
+    async def share(self, key: Hashable, begin: Callable[[], Awaitable[T]]) -> T:
+        task = self._running.get(key)
+        if task is None:
+            task = asyncio.ensure_future(self._hold(begin))
+            self._running[key] = task
+            task.add_done_callback(lambda done: self._finished(key, done))
+        result: T = await asyncio.shield(task)
+        return result
+
+    @staticmethod
+    async def _hold(begin: Callable[[], Awaitable[T]]) -> T:
+        return await begin()
+
+    def _finished(self, key: Hashable, task: asyncio.Task[Any]) -> None:
+        self._running.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # an asker sees it; were all gone, nobody need be told
+
+    async def stop(self) -> None:
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+class Budget:
+    """Bytes that bodies may occupy in memory together."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._free = bytes_max
+
+    @asynccontextmanager
+    async def reserve(self, size: int) -> AsyncIterator[None]:
+        if size > self._free:
+            raise Unavailable("too many large bodies at once", hint="try again in a moment")
+        self._free -= size
+        try:
+            yield
+        finally:
+            self._free += size

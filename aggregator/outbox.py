@@ -137,7 +137,11 @@ class Outbox:
 
     def confirm(self, job: Job, transaction: bytes, *, now_ms: int) -> None:
         """The chain holds it; `transaction` is b"" when somebody else's transaction, or a lost one of ours, did it."""
-        self._update(job, "state = ?, txhash = ?, confirmed_ms = ?, error = ''", (Stage.CONFIRMED, transaction, now_ms))
+        self._update(
+            job,
+            "state = ?, txhash = COALESCE(NULLIF(?, x''), txhash), confirmed_ms = ?, error = ''",
+            (Stage.CONFIRMED, transaction, now_ms),
+        )
 
     def postpone(self, job: Job, error: str, *, now_ms: int) -> int:
         """Back to pending with capped exponential backoff; the milliseconds to wait."""

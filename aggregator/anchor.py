@@ -1,0 +1,174 @@
+"""Works the outbox off: takes each task's oldest job, tells the chain, and notes what the chain answered.
+
+The ledger's calls block and may take a minute, so each runs in a daemon thread of its own: a process that is told to
+stop does not wait for a chain that does not answer. What was under way is in the outbox and is taken up again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+from prometheus_client import Counter, Gauge
+
+from koinon.encoding import decode, encode, to_hex
+from koinon.errors import KoinonError, LedgerError
+from koinon.ledger import Ledger
+from koinon.observe import refused
+from koinon.records import TransactionRecord
+from koinon.rounds.operations import CompleteRound
+from koinon.rounds.state import Round
+
+from .outbox import Job, Kind, Outbox, Stage
+
+JOBS_CONCURRENT_MAX = 8
+IDLE_SECONDS_MAX = 5.0
+
+ANCHORED = Counter("koinon_anchored_total", "Jobs that the chain holds", ["kind"])
+JOBS = Gauge("koinon_outbox_jobs", "Jobs of the outbox by stage", ["stage"])
+
+log = logging.getLogger("koinon.aggregator.anchor")
+T = TypeVar("T")
+
+
+async def off_loop(function: Callable[..., T], *arguments: Any) -> T:
+    """The result of a blocking call, made in a daemon thread (asyncio.to_thread's threads are awaited at exit)."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def work() -> None:
+        result, error = None, None
+        try:
+            result = function(*arguments)
+        except Exception as failure:
+            error = failure
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=work, daemon=True, name=getattr(function, "__name__", "call")).start()
+    return await future
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def open_payload(round_: Round) -> bytes:
+    """What OPEN_ROUND needs besides its key: the parent's digest and the law's deadline."""
+    return encode((round_.parent_model, round_.deadline_ms))
+
+
+def commit_payload(round_: Round) -> bytes:
+    """What COMMIT_ROUND needs: the certificate and its signatures, as the law recorded them."""
+    if round_.certificate is None:
+        raise LedgerError(f"round {round_.number} has no certificate yet")
+    return encode(CompleteRound(certificate=round_.certificate, signatures=round_.signatures))
+
+
+class Anchor:
+    """One a process. `wake()` after something was queued; `changed(task)` waits for progress of that task."""
+
+    def __init__(self, ledger: Ledger, outbox: Outbox) -> None:
+        self._ledger = ledger
+        self._outbox = outbox
+        self._awake = asyncio.Event()
+        self._running: dict[bytes, asyncio.Task[None]] = {}
+        self._changes: dict[bytes, asyncio.Event] = {}
+
+    def ensure(self, task: bytes, round_: Round, kind: Kind) -> None:
+        """Queue what the chain was just seen to lack."""
+        payload = open_payload(round_) if kind is Kind.OPEN_ROUND else commit_payload(round_)
+        if self._outbox.ensure(task, round_.number, kind, payload, now_ms=now_ms()):
+            log.info("queued", extra={"task": task.hex(), "round": round_.number, "kind": kind.name.lower()})
+            self._awake.set()
+
+    async def changed(self, task: bytes, timeout_seconds: float) -> None:
+        """Until a job of `task` was confirmed or postponed, at most `timeout_seconds`."""
+        event = self._changes.setdefault(task, asyncio.Event())
+        event.clear()
+        try:
+            await asyncio.wait_for(event.wait(), timeout_seconds)
+        except TimeoutError:
+            return
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            while True:
+                self._awake.clear()
+                pause = self._start_due()
+                try:
+                    await asyncio.wait_for(self._awake.wait(), pause)
+                except TimeoutError:
+                    continue
+        finally:
+            for job in self._running.values():
+                job.cancel()
+
+    def _start_due(self) -> float:
+        """Start what is due; seconds until something else will be."""
+        for stage, count in self._outbox.counts().items():
+            JOBS.labels(stage).set(count)
+        pause, now = IDLE_SECONDS_MAX, now_ms()
+        for job in self._outbox.heads():
+            if job.task in self._running or len(self._running) >= JOBS_CONCURRENT_MAX:
+                continue
+            if job.due_ms > now:
+                pause = min(pause, (job.due_ms - now) / 1000)
+                continue
+            started = asyncio.create_task(self._perform(job))
+            self._running[job.task] = started
+            started.add_done_callback(partial(self._finished, job.task))
+        return pause
+
+    def _finished(self, task: bytes, done: asyncio.Task[None]) -> None:
+        del self._running[task]
+        self._awake.set()
+        if task in self._changes:
+            self._changes[task].set()
+        if not done.cancelled() and (error := done.exception()) is not None:
+            log.error("job failed", exc_info=error, extra={"task": task.hex()})
+
+    async def _perform(self, job: Job) -> None:
+        about = {"task": job.task.hex(), "round": job.round, "kind": job.kind.name.lower()}
+        if job.stage is Stage.SENT:
+            log.info("taken up again", extra=about)
+        self._outbox.start(job)
+        try:
+            record = await off_loop(tell, self._ledger, job)
+        except KoinonError as error:
+            pause = self._outbox.postpone(job, error.message, now_ms=now_ms())
+            refused("aggregator", error)
+            log.warning("postponed", extra={**about, "code": error.code, "reason": error.message, "pause_ms": pause})
+        except Exception as error:
+            self._outbox.postpone(job, repr(error), now_ms=now_ms())
+            raise
+        else:
+            transaction = record.hash if record else b""
+            self._outbox.confirm(job, transaction, now_ms=now_ms())
+            ANCHORED.labels(job.kind.name.lower()).inc()
+            log.info("anchored", extra={**about, "transaction": to_hex(transaction) if transaction else "held already"})
+
+
+def tell(ledger: Ledger, job: Job) -> TransactionRecord | None:
+    """Have the chain hold what `job` says; None when it held it already. Blocks; LedgerError when it refuses."""
+    if job.kind is Kind.OPEN_ROUND:
+        parent, deadline_ms = msgspec.msgpack.decode(job.payload, type=tuple[bytes, int])
+        return ledger.open_round(job.task, job.round, parent, deadline_ms)
+    completed = decode(CompleteRound, job.payload)
+    signatures = [(each.replica, each.signature) for each in completed.signatures]
+    return ledger.commit_round(completed.certificate, signatures)

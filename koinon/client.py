@@ -197,6 +197,12 @@ class CommitteeClient:
                 task.cancel()
         raise failure
 
+    async def get_blob_from(self, index: int, digest: bytes) -> bytes:
+        """Replica `index`'s own copy; BlobMismatch when it is false, Unavailable when it has none: for auditors."""
+        content = await self._call(index, "GET", f"/v1/blobs/{digest.hex()}", slow=True)
+        require_digest(content, digest)
+        return content
+
     async def deliver(self, index: int, piece: Piece) -> bytes:
         """Hand a piece to replica `index`; its 64-byte signature of the Receipt."""
         body = seal(self._require_signer(), self._domain, piece)

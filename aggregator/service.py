@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TypeVar
@@ -74,13 +74,10 @@ class Aggregator:
             self._chain_seen = time.monotonic()
             await self._enrol(client, ledger)
             anchor = Anchor(ledger, self._outbox)
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(anchor.run())
-                    group.create_task(self._watch_chain(ledger))
-                    group.create_task(self._discover(client, ledger, anchor))
-            finally:
-                await _cancel(self._working.values())
+            async with asyncio.TaskGroup() as group:
+                group.create_task(anchor.run())
+                group.create_task(self._watch_chain(ledger))
+                group.create_task(self._discover(client, ledger, anchor, group))
 
     # --- beginnings ------------------------------------------------------------------------------------------
 
@@ -121,7 +118,9 @@ class Aggregator:
 
     # --- work ------------------------------------------------------------------------------------------------
 
-    async def _discover(self, client: CommitteeClient, ledger: Ledger, anchor: Anchor) -> None:
+    async def _discover(
+        self, client: CommitteeClient, ledger: Ledger, anchor: Anchor, group: asyncio.TaskGroup
+    ) -> None:
         """Start a runner for each task that has none, oldest first, at most `tasks_concurrent_max` at once."""
         while True:
             try:
@@ -134,7 +133,7 @@ class Aggregator:
                 for identity in self._startable(tasks):
                     runner = Runner(identity, client, ledger, self._outbox, anchor, self._timings)
                     self.runners[identity] = runner
-                    self._working[identity] = asyncio.create_task(self._work(runner))
+                    self._working[identity] = group.create_task(self._work(runner))
             await asyncio.sleep(DISCOVER_SECONDS)
 
     def _startable(self, tasks: dict[bytes, Task]) -> list[bytes]:
@@ -198,10 +197,3 @@ def register(ledger: Ledger, enrol: Enrol) -> None:
     known = ledger.member(enrol.admission.member)
     if known.serial < enrol.admission.serial:
         ledger.register(enrol.admission, enrol.signature)
-
-
-async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    pending = list(tasks)
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*pending, return_exceptions=True)

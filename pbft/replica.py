@@ -324,10 +324,12 @@ class Replica(Views):
     def _restore_pre_prepare(self, slot: Slot, record: PrePrepare) -> None:
         """Our word for this batch stands: sign it again (the same bytes), so that it can be sent again."""
         named = self.verifier.pre_prepare(record)
+        current = record.view == self.view and self.active
+        if current:
+            slot = self._slot(record.sequence)
         slot.bodies[named] = record.batch
-        if record.view != self.view or not self.active:
+        if not current:
             return
-        slot = self._slot(record.sequence)
         slot.digest, slot.primary_signature, slot.since_ms = named, record.signature, self.now_ms
         if self.primary == self.index:
             self._sign_vote(Phase.PRE_PREPARE, slot.sequence, named)

@@ -75,12 +75,15 @@ class Views(Ordering):
         if len(ahead) >= self.committee.weak:
             self._start_view_change(min(ahead))
             return
-        agreeing = self._agreeing()
-        if self.active or len(agreeing) < self.committee.quorum:
+        if self.active:
             return
-        if self._view_deadline_ms is None:
+        # The paper counts changes to exactly this view. Where messages are lost, some members may have gone on to
+        # a later one, and no quorum for any view would ever form: who is further on has left this view's past too.
+        arrived = [held for held in self._view_changes.values() if held.message.view >= self.view]
+        if self._view_deadline_ms is None and len(arrived) >= self.committee.quorum:
             self._view_deadline_ms = self.now_ms + self.view_timeout_ms
-        if self.primary == self.index:
+        agreeing = self._agreeing()
+        if self.primary == self.index and len(agreeing) >= self.committee.quorum:
             others = [held for signer, held in agreeing if signer != self.index]
             self._make_new_view([self._own_view_change(), *others[: self.committee.quorum - 1]])
 

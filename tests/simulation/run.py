@@ -16,7 +16,7 @@ from .byzantine import LIARS
 from .checkers import Violation
 from .world import World
 
-CHAOS_MS = 12_000
+CHAOS_MS = 10_000
 HEALED_MS = 120_000
 
 
@@ -44,8 +44,9 @@ def play(seed: int, *, verbose: bool = False) -> Story:
     n = generator.choice([4, 4, 4, 4, 5, 7])
     world = World(n, seed)
     liars = _appoint(world, generator)
+    world.thinking_ms_max = generator.choice([1, 200, 1_000])
     for client in range(generator.randint(1, 4)):
-        world.script(client, generator.randint(3, 10))
+        world.script(client, generator.randint(5, 16))
     world.network.drop = generator.choice([0.0, 0.02, 0.1, 0.3])
     world.network.duplicate = generator.choice([0.0, 0.1])
     world.network.delay_ms_max = generator.choice([5, 20, 200, 900])

@@ -160,6 +160,7 @@ class World:
         self.current: dict[int, tuple[bytes, int]] = {}
         self.waiting: dict[bytes, int] = {}
         self.done = 0
+        self.thinking_ms_max = 1
         self._number: dict[int, int] = {}
         self.steps = 0
         self._queue: list[tuple[int, int, int, Event | None]] = []
@@ -214,12 +215,13 @@ class World:
 
     def request(self, client: int, number: int, operation: bytes, to: int | None = None) -> tuple[bytes, int]:
         """A client sends a request to one replica, or to all; it sends again until f+1 replies agree."""
+        thinking = self.random.randint(1, self.thinking_ms_max)
         who = signer("client", client)
         data = seal(who, DOMAIN, Request(number=number, operation=operation))
         key = (who.address, number)
         self.pending[key] = data
         for index in range(self.n) if to is None else [to]:
-            self._schedule(self.random.randint(1, 10), index, ClientRequest(0, data))
+            self._schedule(thinking + self.random.randint(1, 10), index, ClientRequest(0, data))
         return key
 
     def script(self, client: int, operations: int) -> None:

@@ -1,0 +1,189 @@
+"""All five contracts on revm, with the keys of everybody, for the tests of this folder."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pyrevm import EVM, BlockEnv, CfgEnv, Env
+
+from koinon.abi import Interface, decode_revert
+from koinon.artifacts import CONTRACTS, artifact
+from koinon.encoding import from_hex, keccak, to_hex
+from koinon.errors import ContractReverted
+from koinon.ledger import _created_address
+from koinon.signing import Domain, Signer, Typed, signing_digest
+from koinon.wire import Admission, Revocation, Role, RoundCertificate
+
+CHAIN_ID = 31_415
+SUPPLY = 1_000_000
+CLOSE_DELAY_S = 1_000
+START_S = 1_700_000_000
+INTERFACES = {name: Interface(artifact(name).abi) for name in CONTRACTS}
+
+TASK, SPEC, INITIAL = (keccak(word) for word in (b"task", b"spec", b"initial"))
+
+_REVERT = re.compile(r"Revert \{.*output: (0x[0-9a-f]*)")
+
+
+class EpochChange(Typed, frozen=True):
+    """What a committee signs to hand over to the next (contracts/Committee.sol)."""
+
+    TYPE = "EpochChange(uint32 epoch,bytes32 members,bytes32 contacts)"
+
+    epoch: int
+    members: bytes
+    contacts: bytes
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a transaction returned: its events as (name, arguments) and the gas that it used."""
+
+    events: list[tuple[str, tuple[Any, ...]]]
+    gas: int
+
+
+def key(name: str) -> Signer:
+    """The same key for the same name, always."""
+    return Signer(keccak(name.encode()))
+
+
+def sealing_keys(count: int) -> list[bytes]:
+    return [bytes([index + 1]) * 32 for index in range(count)]
+
+
+def urls(count: int) -> list[str]:
+    return [f"https://replica-{index}.example" for index in range(count)]
+
+
+class World:
+    def __init__(self, replicas: int = 4) -> None:
+        self.evm = EVM(env=Env(cfg=CfgEnv(chain_id=CHAIN_ID)), gas_limit=30_000_000, spec_id="CANCUN")
+        self.at_time(START_S)
+        self.deployer, self.registrar = key("deployer"), key("registrar")
+        self.user, self.aggregator, self.node = key("user"), key("aggregator"), key("node")
+        self.replicas = [key(f"replica {index}") for index in range(replicas)]
+        self.addresses: dict[str, bytes] = {}
+        self._deploy()
+        self.domain = Domain(CHAIN_ID, self.addresses["RoundLedger"])
+        for member, roles in ((self.user, 0), (self.aggregator, Role.AGGREGATOR), (self.node, Role.NODE)):
+            self.admit(member, roles)
+        self.send(self.deployer, "CreditToken", "transfer", self.user.address, 10_000)
+
+    def _deploy(self) -> None:
+        token, registry, committee, rewards, ledger = (
+            _created_address(self.deployer.address, nonce) for nonce in range(5)
+        )
+        members = [replica.address for replica in self.replicas]
+        count = len(members)
+        registrar = self.registrar.address
+        self.create("CreditToken", self.deployer.address, SUPPLY)
+        self.create("MemberRegistry", ledger, registrar)
+        self.create("Committee", ledger, registrar, members, sealing_keys(count), urls(count))
+        self.create("Rewards", token, ledger)
+        self.create("RoundLedger", registry, committee, rewards, CLOSE_DELAY_S)
+        assert self.addresses["RoundLedger"] == ledger
+
+    # --- the machine -------------------------------------------------------------------------------------------
+
+    def at_time(self, seconds: int) -> None:
+        self.now = seconds
+        self.evm.set_block_env(BlockEnv(number=1, timestamp=seconds))
+
+    def create(self, contract: str, *arguments: Any) -> bytes:
+        """Deploy and remember `contract`; ContractReverted by name."""
+        code = artifact(contract).bytecode + INTERFACES[contract].constructor_data(*arguments)
+        address = self._run(lambda: self.evm.deploy(to_hex(self.deployer.address), code))
+        self.addresses[contract] = from_hex(address)
+        return self.addresses[contract]
+
+    def send(self, sender: Signer, contract: str, function: str, *arguments: Any) -> Done:
+        """A transaction; ContractReverted by name."""
+        data = INTERFACES[contract].call_data(function, *arguments)
+        target = to_hex(self.addresses[contract])
+        self._run(lambda: self.evm.message_call(to_hex(sender.address), target, data))
+        result = self.evm.result
+        decoded = [self._event(log) for log in result.logs]
+        return Done(decoded, int(result.gas_used))
+
+    def view(self, contract: str, function: str, *arguments: Any) -> Any:
+        interface = INTERFACES[contract]
+        data, target = interface.call_data(function, *arguments), to_hex(self.addresses[contract])
+        output = self._run(lambda: self.evm.message_call("0x" + "00" * 20, target, data, is_static=True))
+        values = interface.result(function, bytes(output))
+        return values[0] if values else None
+
+    def _event(self, log: Any) -> tuple[str, tuple[Any, ...]]:
+        names = {address: name for name, address in self.addresses.items()}
+        topics, data = log.data
+        event = INTERFACES[names[from_hex(log.address.lower())]].event([bytes(topic) for topic in topics], bytes(data))
+        assert event is not None
+        return event
+
+    def _run(self, action: Any) -> Any:
+        try:
+            return action()
+        except RuntimeError as error:
+            found = _REVERT.search(str(error))
+            if found is None:
+                raise
+            raise ContractReverted(*decode_revert(INTERFACES.values(), from_hex(found.group(1)))) from None
+
+    # --- the federation ----------------------------------------------------------------------------------------
+
+    def admit(self, member: Signer, roles: int, serial: int = 1) -> Done:
+        admission = Admission(
+            member=member.address, roles=roles, examples_max=600, sealing_key=b"\x05" * 32, serial=serial
+        )
+        return self.send(
+            self.registrar, "MemberRegistry", "register", fields(admission), self.registrar.sign(self.domain, admission)
+        )
+
+    def revoke(self, member: Signer, serial: int) -> Done:
+        revocation = Revocation(member=member.address, serial=serial)
+        signature = self.registrar.sign(self.domain, revocation)
+        return self.send(self.registrar, "MemberRegistry", "revoke", fields(revocation), signature)
+
+    def create_task(self, budget: int = 1_000, task: bytes = TASK) -> Done:
+        self.send(self.user, "CreditToken", "approve", self.addresses["Rewards"], budget)
+        return self.send(self.user, "RoundLedger", "createTask", task, SPEC, INITIAL, budget)
+
+    def open_round(self, number: int = 1, parent: bytes = INITIAL, task: bytes = TASK) -> Done:
+        return self.send(self.aggregator, "RoundLedger", "openRound", task, number, parent, 123_456)
+
+    def certificate(self, **changes: Any) -> RoundCertificate:
+        values: dict[str, Any] = {
+            "task": TASK,
+            "round": 1,
+            "epoch": 0,
+            "parent_model": INITIAL,
+            "model": keccak(b"model 1"),
+            "updates_root": keccak(b"updates"),
+            "opening": keccak(b"opening"),
+            "rewards_root": keccak(b"rewards"),
+            "rewards_total": 0,
+            "participants": 3,
+        }
+        return RoundCertificate(**(values | changes))
+
+    def signatures(self, message: Typed, indices: list[int]) -> bytes:
+        digest = signing_digest(self.domain, message)
+        return b"".join(self.replicas[index].sign_digest(digest) for index in indices)
+
+    def quorum(self) -> list[int]:
+        return list(range(len(self.replicas) - (len(self.replicas) - 1) // 3))
+
+    def commit(self, certificate: RoundCertificate, indices: list[int] | None = None, **changes: Any) -> Done:
+        """Commit with the signatures of `indices` (the first quorum); `changes` replace members, bitmap, signatures."""
+        signers = self.quorum() if indices is None else indices
+        members = changes.get("members", [replica.address for replica in self.replicas])
+        bitmap = changes.get("bitmap", sum(1 << index for index in signers))
+        signatures = changes.get("signatures", self.signatures(certificate, signers))
+        return self.send(self.node, "RoundLedger", "commitRound", fields(certificate), members, bitmap, signatures)
+
+
+def fields(message: Typed) -> tuple[Any, ...]:
+    """A message's values in order: the tuple that its Solidity struct takes."""
+    return tuple(getattr(message, name) for name in message.__struct_fields__)

@@ -21,7 +21,6 @@ from koinon.errors import (
     BlobMismatch,
     ConfigError,
     KoinonError,
-    Malformed,
     RemoteError,
     StorageDamaged,
     Unavailable,
@@ -50,9 +49,8 @@ Fetch = Callable[[bytes], BlobCopy]
 async def gather_online(federation: FederationFile, selection: Selection) -> tuple[Evidence, History]:
     """What the replicas and the chain of a running federation say. ChainUnreachable when no chain answers."""
     async with CommitteeClient(federation) as client:
-        reading = asyncio.to_thread(read_chain, federation)
-        keeping = asyncio.gather(*(_log(client, index) for index in range(len(federation.replicas))))
-        chain, logs = await asyncio.gather(reading, keeping)
+        chain = await asyncio.to_thread(read_chain, federation)  # before the log: what it holds was certified before
+        logs = await asyncio.gather(*(_log(client, index) for index in range(len(federation.replicas))))
         history = replay(federation, logs)
         blobs = await _fetch(client, first_digests(history, selection))
         blobs |= await _fetch(client, component_names(history, selection, blobs) - set(blobs))
@@ -70,12 +68,12 @@ async def _log(client: CommitteeClient, index: int) -> ReplicaLog:
                 break
             entries += page
             first = page[-1].sequence + 1
-    except (msgspec.MsgspecError, Malformed, BlobMismatch) as error:
-        return ReplicaLog(index, tuple(entries), problem=f"its log after entry {len(entries)}: {error}")
-    except RemoteError as error:
+    except Unavailable as error:
         if not entries:
             return ReplicaLog(index, absent=error.message)
         return ReplicaLog(index, tuple(entries), problem=error.message)
+    except (msgspec.MsgspecError, KoinonError) as error:
+        return ReplicaLog(index, tuple(entries), problem=f"its log after entry {len(entries)}: {error}")
     return ReplicaLog(index, tuple(entries))
 
 

@@ -28,7 +28,7 @@ from koinon.wire import Opening, Receipt, RoundCertificate, SignedReceipt
 from .evidence import Evidence
 from .history import Executed, History
 from .network import usable_chain
-from .report import Report
+from .report import Report, Skipped
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,9 @@ def _require_anchored(examined: Examined) -> tuple[int, bytes]:
     """Where the chain holds exactly this certificate: (block, transaction)."""
     facts, certificate = usable_chain(examined.evidence.chain), examined.certificate
     events = facts.committed(examined.identity, certificate.round)
+    known = facts.task(examined.identity)
+    if not events and known is not None and known.last_committed < certificate.round:
+        raise Skipped(f"not on chain yet: it holds rounds up to {known.last_committed}")
     if len(events) != 1:
         raise AuditFailure(f"the chain has {len(events)} RoundCommitted events of this round")
     event = events[0]

@@ -387,3 +387,12 @@ def test_corrupt_evidence_of_any_field_never_stops_the_audit() -> None:
         for content in (b"", b"\x90", HONEST.blobs[name][:-1], encode(("x",))):
             report = audit(replace(evidence, blobs={**evidence.blobs, name: BlobCopy(content)}))
             assert {line.verdict for line in report.lines} <= {PASS, FAIL}
+
+
+def test_a_certified_round_that_waits_for_its_block_is_no_lie_but_is_said() -> None:
+    tasks = (replace(facts().tasks[0], model=certificate_of(HONEST, 1).model, last_committed=1),)
+    report = audit(with_chain(HONEST.evidence(), events=facts().events[:-1], rounds=facts().rounds[:1], tasks=tasks))
+    assert report.passed
+    skipped = [line for line in report.lines if line.verdict == SKIP]
+    assert [(line.check, line.round) for line in skipped] == [("certificate on chain", 2)]
+    assert "holds rounds up to 1" in skipped[0].detail

@@ -185,16 +185,15 @@ class Provisioning:
         poor = [self.keys[party].address for party in senders if reader.wei(self.keys[party].address) == 0]
         if not poor:
             return
-        payer = self.funder or self.keys["deployer"]
         try:
-            Ledger(network, payer).fund(poor, int(self.ether * WEI))
+            Ledger(network, self.funder or self.keys["deployer"]).fund(poor, int(self.ether * WEI))
         except ChainUnreachable:
             raise
         except LedgerError as error:
-            raise ConfigError(
-                f"no ether for {len(poor)} parties: {error.message}",
-                hint="not a development chain? name a key that has ether: --fund-from KEYSTORE --fund-password FILE",
-            ) from None
+            if self.funder is not None:
+                raise ConfigError(f"--fund-from cannot pay {len(poor)} parties: {error.message}") from None
+            self.say("no ether for anybody: fine on a chain without fees; elsewhere use --fund-from KEYSTORE")
+            return
         self._did(f"ether for {len(poor)} parties")
 
     def _federation(self, deployment: DeploymentFile, paillier: PaillierEntry | None, ca: str) -> FederationFile:

@@ -1,0 +1,188 @@
+"""The aggregator against a real committee and a real chain, with the faults that it has to survive."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+
+from koinon.client import CommitteeClient
+from koinon.encoding import keccak
+from koinon.rounds.operations import StopTask
+from koinon.signing import seal
+from koinon.wire import Contribution
+from tests.integration.aggregator.world import Participant, World, create_task, escrow, see_through, until
+
+
+def exactly_once(world: World, task: bytes, rounds: int) -> None:
+    for name in ("RoundOpened", "RoundCommitted"):
+        assert [each.round for each in world.events(name, task)] == list(range(1, rounds + 1)), name
+
+
+def test_every_round_is_certified_and_anchored_once(world: World, nodes: list[Participant]) -> None:
+    async def scenario() -> None:
+        task = await create_task(world, "node-0", rounds=3)
+        state = await see_through(world, nodes, task, rounds=3)
+        assert state.status == "completed"
+        assert [each.phase for each in state.rounds] == ["certified"] * 3
+        assert world.ledger.latest_model(task) == state.model
+        exactly_once(world, task, 3)
+        until(lambda: task.hex() in (world.homes / "aggregator/data/rounds.jsonl").read_text(), "timings")
+
+        def over() -> bool:
+            shown = {each["task"]: each for each in world.ask_aggregator("/v1/status")["tasks"]}
+            return bool(shown[task.hex()]["phase"] == "over" and shown[task.hex()]["certified"] == 3)
+
+        until(over, "the task's end in /v1/status")
+
+    asyncio.run(scenario())
+    lines = (world.homes / "aggregator/data/rounds.jsonl").read_text().splitlines()
+    keys = {"task", "round", "open_round", "wait", "open", "certify", "complete", "chain"}
+    assert all(set(json.loads(line)) == keys for line in lines)
+
+
+def test_an_aggregator_killed_again_and_again_finishes_each_round_once(world: World, nodes: list[Participant]) -> None:
+    dice = random.Random(7)
+    kills = 0
+
+    def kill_sometimes() -> None:
+        nonlocal kills
+        if kills < 6:
+            kills += 1
+            until(lambda: world.ask_aggregator("/readyz"), "the aggregator after a kill")
+            until(lambda: world.ask_aggregator("/healthz"), "the aggregator", dice.uniform(0.1, 2.0))
+            import time
+
+            time.sleep(dice.uniform(0.0, 1.0))
+            world.kill("aggregator")
+            world.start_aggregator()
+
+    async def scenario() -> None:
+        task = await create_task(world, "node-1", rounds=4)
+        state = await see_through(world, nodes, task, rounds=4, seconds=90, meanwhile=kill_sometimes)
+        assert [each.phase for each in state.rounds] == ["certified"] * 4
+        exactly_once(world, task, 4)
+
+    asyncio.run(scenario())
+    assert kills == 6
+
+
+def test_a_silent_node_costs_the_deadline_and_no_more(world: World, nodes: list[Participant]) -> None:
+    async def scenario() -> None:
+        nodes[3].silent = True
+        try:
+            task = await create_task(world, "node-2", rounds=1, round_ms=2_500)
+            state = await see_through(world, nodes, task, rounds=1)
+        finally:
+            nodes[3].silent = False
+        assert len(state.rounds[0].submissions) == 3
+        assert nodes[3].signer.address not in state.rounds[0].submissions
+        assert state.rounds[0].closed_ms > state.rounds[0].deadline_ms
+
+    asyncio.run(scenario())
+
+
+def test_rounds_without_a_quorum_fail_the_task_and_nothing_is_committed(world: World, nodes: list[Participant]) -> None:
+    async def scenario() -> None:
+        task = await create_task(world, "node-0", rounds=1, round_ms=1_000)
+        async with CommitteeClient(world.federation) as client:
+            async with asyncio.timeout(30):
+                while (state := await client.task(task, rounds=0)).status == "active":
+                    await asyncio.sleep(0.1)
+        assert (state.status, [each.phase for each in state.rounds]) == ("failed", ["aborted"] * 3)
+        assert world.events("RoundCommitted", task) == []
+
+        def over() -> bool:
+            shown = {each["task"]: each for each in world.ask_aggregator("/v1/status")["tasks"]}
+            return bool(shown[task.hex()]["phase"] == "over")
+
+        until(over, "the failed task's end")
+
+    asyncio.run(scenario())
+
+
+def test_a_replica_that_signs_a_wrong_sum_is_outvoted_and_named(world: World, nodes: list[Participant]) -> None:
+    """Replica 0 (its key is at hand) answers with a contribution to components that nobody else computed."""
+
+    def lie(task: bytes, root: bytes) -> None:
+        said = Contribution(
+            task=task, round=1, updates_root=root, replica=0,
+            components=tuple((number, keccak(bytes([number]))) for number in (1, 2, 3)),
+        )  # fmt: skip
+        folder = world.homes / "replica-0/data/contributions"
+        folder.mkdir(parents=True, exist_ok=True)
+        sealed = seal(world.signer("replica-0"), world.federation.domain, said)
+        (folder / f"{task.hex()}-1").write_bytes(sealed)
+
+    async def scenario() -> None:
+        task = await create_task(world, "node-1", rounds=1)
+        running = [asyncio.ensure_future(node.run(task)) for node in nodes[:3]]
+        async with CommitteeClient(world.federation) as client:
+            async with asyncio.timeout(30):
+                while True:
+                    state = await client.task(task, rounds=1)
+                    if state.current() and len(state.rounds[-1].submissions) == 3:
+                        break
+                    await asyncio.sleep(0.1)
+            # the accepted set is not complete yet, so its root is what the fourth update will make of it
+            world.kill("aggregator")
+            await nodes[3].take_part(task, await client_of(nodes[3]), state, state.rounds[-1])
+            closed = (await client.task(task, rounds=1)).rounds[-1]
+            assert closed.phase == "closed"
+            lie(task, closed.updates_root)
+            world.start_aggregator()
+            await asyncio.gather(*running, return_exceptions=True) if world.committed(task) else None
+        state = await see_through(world, nodes, task, rounds=1)
+        for each in running:
+            each.cancel()
+        assert state.status == "completed"
+
+    async def client_of(node: Participant) -> CommitteeClient:
+        return await CommitteeClient(world.federation, node.signer).__aenter__()
+
+    asyncio.run(scenario())
+    assert 'koinon_dissenters_total{about="component",replica="0"} 1.0' in world.ask_aggregator("/metrics")
+
+
+def test_a_task_whose_budget_comes_late_waits_for_the_chain(world: World, nodes: list[Participant]) -> None:
+    async def scenario() -> None:
+        task = await create_task(world, "node-0", rounds=1, on_chain=False)
+
+        def waits() -> bool:
+            shown = {each["task"]: each for each in world.ask_aggregator("/v1/status")["tasks"]}
+            return "escrowed" in shown.get(task.hex(), {}).get("detail", "")
+
+        until(waits, "the reason for waiting in /v1/status")
+        async with CommitteeClient(world.federation) as client:
+            state = await client.task(task)
+        assert state.rounds == []
+        escrow(world, world.signer("node-0"), task, state.spec)
+        await see_through(world, nodes, task, rounds=1)
+
+    asyncio.run(scenario())
+
+
+def test_a_stopped_task_ends_and_another_one_runs_beside_it(world: World, nodes: list[Participant]) -> None:
+    async def scenario() -> None:
+        stopped = await create_task(world, "node-0", rounds=50)
+        other = await create_task(world, "node-1", rounds=1)
+        async with CommitteeClient(world.federation, world.signer("node-0")) as client:
+            async with asyncio.timeout(30):
+                while not (await client.task(stopped)).rounds:
+                    await asyncio.sleep(0.1)
+            await client.submit(StopTask(task=stopped))
+        await see_through(world, nodes, other, rounds=1)
+
+        def over() -> bool:
+            shown = {each["task"]: each for each in world.ask_aggregator("/v1/status")["tasks"]}
+            return bool(shown[stopped.hex()]["phase"] == "over" and shown[stopped.hex()]["status"] == "stopped")
+
+        until(over, "the stopped task's end")
+
+    asyncio.run(scenario())
+
+
+def test_it_stops_cleanly_when_asked(world: World) -> None:
+    assert world.stop("aggregator") == 0
+    world.start_aggregator()
+    until(lambda: world.ask_aggregator("/readyz"), "the aggregator again")

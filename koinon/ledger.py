@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from requests.exceptions import ConnectionError as RequestsConnectionError
+from requests.exceptions import Timeout
 from web3 import HTTPProvider
 from web3.exceptions import Web3Exception
 from web3.providers.rpc.utils import ExceptionRetryConfiguration
@@ -81,7 +83,7 @@ class _Endpoint:
             url,
             request_kwargs={"timeout": REQUEST_TIMEOUT_S},
             exception_retry_configuration=ExceptionRetryConfiguration(
-                errors=(ConnectionError, TimeoutError), retries=REQUEST_TRIES_MAX, backoff_factor=0.1
+                errors=(RequestsConnectionError, Timeout), retries=REQUEST_TRIES_MAX, backoff_factor=0.1
             ),
         )
 

@@ -7,6 +7,7 @@ while its receipt is awaited, so that several threads can have transactions in f
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from typing import Any, Protocol
@@ -19,10 +20,12 @@ from .records import TransactionRecord
 from .signing import Signer
 
 BROADCAST_TRIES_MAX = 5
+HAND_OVER_TRIES_MAX = 3
 REBROADCAST_S = 5.0
 POLL_FIRST_S = 0.05
 POLL_MAX_S = 1.0
 GAS_MARGIN_PERCENT = 25
+GAS_MARK_MAX = 1 << 16
 PLAIN_TRANSFER_GAS = 21_000
 
 _KNOWN = ("already known", "already imported", "already exists", "known transaction", "already in mempool")
@@ -68,8 +71,10 @@ class Sender:
             call["to"] = to_hex(target)
         self._rpc("eth_call", call, "latest")
         gas = int(self._rpc("eth_estimateGas", call), 16)
-        gas = gas if gas == PLAIN_TRANSFER_GAS else gas * (100 + GAS_MARGIN_PERCENT) // 100
-        raw = self._broadcast(target, data, value, gas)
+        margin = 0 if gas == PLAIN_TRANSFER_GAS else gas * GAS_MARGIN_PERCENT // 100
+        # The odd gas limit makes these bytes ours alone: another process with the same key and the same call would
+        # otherwise make the same transaction, and 'already known' would count as success of two where one was mined.
+        raw = self._broadcast(target, data, value, gas + margin + secrets.randbelow(GAS_MARK_MAX))
         record, succeeded = self._await(raw)
         if not succeeded:
             self._rpc("eth_call", call, hex(record.block))
@@ -129,12 +134,20 @@ class Sender:
         return 2 * base + tip, tip
 
     def _hand_over(self, raw: bytes) -> None:
-        try:
-            self._rpc("eth_sendRawTransaction", to_hex(raw))
-        except RpcError as error:
-            mined = _says(error, _NONCE_LOW) and self._receipt(keccak(raw)) is not None
-            if not mined and not _says(error, _KNOWN):
-                raise
+        """Give the chain `raw`, again when the answer got lost: it may have arrived the first time."""
+        for attempt in range(HAND_OVER_TRIES_MAX):
+            try:
+                self._rpc("eth_sendRawTransaction", to_hex(raw))
+            except ChainUnreachable:
+                if attempt + 1 == HAND_OVER_TRIES_MAX:
+                    raise
+                time.sleep(POLL_FIRST_S * 2**attempt)
+                continue
+            except RpcError as error:
+                mined = _says(error, _NONCE_LOW) and self._receipt(keccak(raw)) is not None
+                if not mined and not _says(error, _KNOWN):
+                    raise
+            return
 
     def _receipt(self, transaction: bytes) -> dict[str, Any] | None:
         receipt: dict[str, Any] | None = self._rpc("eth_getTransactionReceipt", to_hex(transaction))

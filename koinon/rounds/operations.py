@@ -25,9 +25,10 @@ class TaskSpec(Message, frozen=True):
 
     `initial_model` is the digest of a `koinon.learning.parameters.Parameters` blob; `dimension` its number of
     scalars. `clip` bounds each coordinate of an update (float32 units, in millionths), `bits` is the width of a
-    quantised coordinate; `nonce` tells a second run of the same task from the first. `cohort_min` is the least number of accepted updates with which a round may open its
+    quantised coordinate. `cohort_min` is the least number of accepted updates with which a round may open its
     aggregate; `cohort_max` the most nodes invited. `strategy` names a file of koinon.learning; `config` is handed
-    to it and to every node's `fit` as (key, value) text pairs.
+    to it and to every node's `fit` as (key, value) text pairs. `reward` is paid in credits for each accepted
+    update. `nonce` tells a second run of the same task from the first.
     """
 
     name: Name

@@ -6,6 +6,7 @@ Only the nodes' training is replaced, by random integers: protection, delivery, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -156,10 +157,8 @@ class Participant:
     async def enrol(self) -> None:
         enrol = load_admission(self.home / "admission.json")
         async with CommitteeClient(self.world.federation, self.signer) as client:
-            try:
+            with contextlib.suppress(Rejected):  # enrolled before
                 await client.submit(enrol)
-            except Rejected as error:
-                assert error.rule == "admission"
         ledger = Ledger.connect(self.world.federation.network, self.signer)
         if ledger.member(self.signer.address).serial == 0:
             ledger.register(enrol.admission, enrol.signature)
@@ -189,6 +188,10 @@ class Participant:
             )
         )  # fmt: skip
 
+    def _wanted(self, task: bytes, round_: Round) -> bool:
+        invited = self.signer.address in round_.cohort and round_.phase == "training"
+        return invited and not self.silent and (task, round_.number) not in self.done
+
     async def run(self, task: bytes) -> None:
         async with CommitteeClient(self.world.federation, self.signer) as client:
             while True:
@@ -197,11 +200,9 @@ class Participant:
                     round_ = state.current()
                     if state.status != "active":
                         return
-                    invited = round_ is not None and self.signer.address in round_.cohort
-                    if round_ and invited and not self.silent and round_.phase == "training":
-                        if (task, round_.number) not in self.done:
-                            await self.take_part(task, client, state, round_)
-                            self.done.add((task, round_.number))
+                    if round_ is not None and self._wanted(task, round_):
+                        await self.take_part(task, client, state, round_)
+                        self.done.add((task, round_.number))
                 except (Unavailable, Rejected):
                     pass
                 await asyncio.sleep(0.1)

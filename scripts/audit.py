@@ -60,7 +60,7 @@ def audit(
     if as_json:
         sys.stdout.write(body.decode() + "\n")
     verdict = PASS if report.passed else FAIL
-    console.print(Text.assemble((verdict, STYLES[verdict]), f"  {report.summary()}"))
+    console.print(Text.assemble((verdict, STYLES[verdict]), f"  {report.summary()}"), soft_wrap=True)
     if not report.passed:
         raise typer.Exit(1)
 
@@ -73,7 +73,7 @@ def run_audit(
         evidence, history = gather_offline(offline, chosen)
     else:
         evidence, history = asyncio.run(gather_online(load_federation(_federation_path(home, federation)), chosen))
-    return examine(evidence, history, chosen, watch=lambda line: console.print(row(line))), evidence.chain
+    return examine(evidence, history, chosen, watch=lambda line: console.print(row(line), soft_wrap=True)), evidence.chain
 
 
 def row(line: Line) -> Text:

@@ -7,13 +7,12 @@ replicas' archives, so that an audit can be repeated offline. Kept facts are tes
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from koinon.config import FederationFile
 from koinon.errors import LedgerError, Malformed
-from koinon.ledger import Ledger
 from koinon.records import (
     EVENTS,
     Anchored,
@@ -29,6 +28,9 @@ from koinon.records import (
     TaskCreated,
     TaskRecord,
 )
+
+if TYPE_CHECKING:
+    from koinon.ledger import Ledger
 
 READ_TRIES_MAX = 5
 KEPT = (TaskCreated, RoundOpened, RoundCommitted, BudgetEscrowed, BudgetReleased, RewardClaimed)
@@ -83,6 +85,8 @@ def read_chain(federation: FederationFile) -> ChainFacts:
 
     Repeated while new events of the contracts arrive in between, so that records and events belong together.
     """
+    from koinon.ledger import Ledger  # on demand: web3 takes two seconds to import, and offline audits need none
+
     ledger = Ledger(federation.network)
     head = ledger.block(ledger.block_number())
     try:

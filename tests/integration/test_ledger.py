@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import koinon.ledger
+import koinon.reading
 from koinon import merkle
 from koinon.encoding import keccak
 from koinon.errors import ChainUnreachable, ContractMissing, ContractReverted, LedgerError, WrongChain
@@ -358,7 +358,7 @@ def test_events_come_typed_and_in_chain_order(ledger: Ledger, monkeypatch: pytes
     said = certificate(task, rewards_root=root, rewards_total=100)
     ledger.commit_round(said, signed(ledger, said))
     ledger.claim(task, account, 100, ())
-    monkeypatch.setattr(koinon.ledger, "LOG_BLOCKS_MAX", 2)
+    monkeypatch.setattr(koinon.reading, "LOG_BLOCKS_MAX", 2)
     events = ledger.events(first, ledger.block_number())
     assert [(event.block, event.log_index) for event in events] == sorted(
         (event.block, event.log_index) for event in events

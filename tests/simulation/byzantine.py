@@ -49,9 +49,7 @@ def equivocator(world: World, source: int, target: int, message: PeerMessage) ->
     if isinstance(message, PrePrepare):
         other = _other(message.batch)
         ballot = _vote(source, Phase.PRE_PREPARE, message.view, message.sequence, batch_digest(other))
-        lie = PrePrepare(
-            view=message.view, sequence=message.sequence, batch=other, signature=ballot.signature
-        )
+        lie = PrePrepare(view=message.view, sequence=message.sequence, batch=other, signature=ballot.signature)
         proposals = world.lies.setdefault((message.view, message.sequence), [])
         if not proposals:
             proposals += [batch_digest(message.batch), batch_digest(other)]

@@ -22,8 +22,8 @@ from pbft.events import (
     ClientRequest,
     Committed,
     Effect,
-    Evidence,
     Event,
+    Evidence,
     Misbehaved,
     NeedState,
     Persist,
@@ -178,18 +178,14 @@ class World:
             self.disks[index] = Disk()
         disk = self.disks[index]
         application = Ledger()
-        replica = Replica(
-            index, self.committee, DOMAIN, signer("replica", index), application, self.settings
-        )
+        replica = Replica(index, self.committee, DOMAIN, signer("replica", index), application, self.settings)
         self.replicas[index] = replica
         self._incarnation[index] += 1
         first = disk.certificate.checkpoint.sequence + 1 if disk.certificate else 1
         entries = disk.read(first, limit=10_000)
         self.perform(
             index,
-            replica.step(
-                Recovered(self.now_ms, tuple(disk.journal), entries, disk.certificate, disk.snapshot)
-            ),
+            replica.step(Recovered(self.now_ms, tuple(disk.journal), entries, disk.certificate, disk.snapshot)),
         )
         self._schedule(self.random.randint(0, 40), index, Tick(0))
 
@@ -260,9 +256,7 @@ class World:
 
     def _schedule(self, delay_ms: int, index: int, event: Event) -> None:
         self._order += 1
-        heapq.heappush(
-            self._queue, (self.now_ms + delay_ms, self._order, index, self._incarnation[index], event)
-        )
+        heapq.heappush(self._queue, (self.now_ms + delay_ms, self._order, index, self._incarnation[index], event))
 
     def run_until(self, done: Callable[[], bool], within_ms: int, *, resend_ms: int = 1_500) -> bool:
         """Let time pass until `done()`, at most `within_ms` of virtual time; clients retransmit meanwhile."""

@@ -1,7 +1,8 @@
 """Whether the chain's committee is the one of federation.json.
 
-The chain is not needed for ordering: a replica whose chain does not answer goes on, says so, and keeps asking.
-A chain that answers something else than the file is a reason to stop: signatures would be made for nobody.
+The chain is not needed for ordering: a replica asks while it serves already, and if the chain does not answer it
+goes on, says so, and keeps asking. A chain that answers something else than the file ends the replica: it would
+sign for nobody. (Signatures are bound to chain id and ledger, so those of the first second are worth nothing.)
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import logging
 
 from koinon.config import FederationFile
 from koinon.errors import ChainUnreachable, WrongChain
-from koinon.ledger import Ledger
 
 RETRY_SECONDS = 1.0
 RETRY_SECONDS_MAX = 30.0
@@ -42,13 +42,13 @@ class ChainCheck:
     async def keep_checking(self) -> None:
         """Until the chain answers, with a capped backoff."""
         pause = RETRY_SECONDS
-        while True:
+        while not await self.check():
             await asyncio.sleep(pause)
-            if await self.check():
-                return
             pause = min(2 * pause, RETRY_SECONDS_MAX)
 
     def _compare(self) -> None:
+        from koinon.ledger import Ledger  # web3 takes a second or two to import: not before this replica serves
+
         federation = self._federation
         ledger = Ledger.connect(federation.network)
         if (epoch := ledger.epoch()) < federation.epoch:

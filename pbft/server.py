@@ -90,15 +90,13 @@ class ReplicaServer:
     # --- life ------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Recover, look at the chain once, listen, dial. Raises what makes this replica unfit to serve."""
+        """Recover, listen, dial, ask the chain. Raises what makes this replica unfit to serve."""
         self._fatal = asyncio.get_running_loop().create_future()
         self.engine.recover()
-        verified = await self.chain.check()
         await self.fetcher.start()
         self._runner, self.address = await listen(self._application(), self.home, self.config)
         await self.peers.start()
-        if not verified:
-            self._help("chain", self._ask_chain())
+        self._help("chain", self._ask_chain())
         self._changed()
         log.info("serving", extra={"index": self.replica.index, "address": f"{self.address[0]}:{self.address[1]}"})
 

@@ -37,7 +37,6 @@ EXAMPLE = ROOT / "examples" / "digits"
 APP = f"digits={EXAMPLE / 'client.py'}:client_fn"
 PAILLIER_BITS = 2048
 """The least that the mode allows, so that the demo stays short; provisioning defaults to 3072."""
-SUBMIT_SECONDS = 120
 BASELINE_SECONDS = 300
 AUDIT_SECONDS = 300
 TASK_SECONDS_MAX = 1800.0
@@ -63,7 +62,7 @@ class Demo:
 
     async def run(self, federation: LocalFederation) -> tuple[Task, list[RoundTimes]]:
         """Submit the task, watch it to its end, and wait until the chain holds it."""
-        self.submit(federation)
+        federation.submit(federation.nodes[0], EXAMPLE / "task.toml", mode=self.mode, rounds=self.rounds)
         async with CommitteeClient(federation.file) as client:
             self.identity = await newest_task(client)
             self.say(f"task {to_hex(self.identity)[:18]} is ordered; its budget is in escrow")
@@ -77,16 +76,6 @@ class Demo:
             self.save_model(await client.get_blob(task.model))
         nodes = read_lines(federation.home(node) for node in federation.nodes)
         return task, merge(self.identity, task, nodes, await self.aggregator_lines(federation, task))
-
-    def submit(self, federation: LocalFederation) -> None:
-        """`koinon submit` as node-0 would; Unavailable with what it said when it fails."""
-        command = [
-            *module("node"), "submit", str(EXAMPLE / "task.toml"), "--home", str(federation.home(federation.nodes[0])),
-            "--mode", self.mode, "--rounds", str(self.rounds),
-        ]  # fmt: skip
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SUBMIT_SECONDS)
-        if done.returncode != 0:
-            raise Unavailable(f"koinon submit failed: {done.stderr.strip() or done.stdout.strip()}")
 
     def hear(self, task: Task) -> None:
         """Say each change of a round once."""

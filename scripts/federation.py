@@ -35,6 +35,7 @@ PREFIX = (__package__ or "scripts").removesuffix("scripts")
 START_SECONDS = 90.0
 PROVISION_SECONDS = 300.0
 STOP_SECONDS = 10.0
+COMMAND_SECONDS = 120.0
 POLL_SECONDS = 0.1
 LOG_TAIL_LINES = 15
 
@@ -188,6 +189,27 @@ class LocalFederation:
                 what = f"{name} ended" if ended else f"{name} is not ready after {START_SECONDS:.0f} s"
                 raise Unavailable(f"{what}:\n{tail(self.logs / f'{name}.log')}")
             time.sleep(POLL_SECONDS)
+
+    def run(self, name: str, *arguments: str, seconds_max: float = COMMAND_SECONDS) -> str:
+        """Run a command's module (`node`, `scripts.audit`, ...) to its end; what it printed.
+
+        Unavailable with what it said when it fails.
+        """
+        try:
+            done = subprocess.run(
+                [*module(name), *arguments],
+                cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds_max,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise Unavailable(f"{name} {arguments[0]} took more than {seconds_max:.0f} s") from None
+        if done.returncode != 0:
+            raise Unavailable(f"{name} {arguments[0]} failed: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def submit(self, party: str, task: Path, *, mode: str, rounds: int) -> str:
+        """`koinon submit` as `party`; what it printed."""
+        options = ["--home", str(self.home(party)), "--mode", mode, "--rounds", str(rounds)]
+        return self.run("node", "submit", str(task), *options)
 
     # --- faults ------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ import msgspec
 from koinon.blobs import require_digest
 from koinon.config import FederationFile
 from koinon.encoding import encode, keccak
-from koinon.errors import KoinonError, RemoteError, Replayed, Unavailable, UnknownSigner
+from koinon.errors import KoinonError, Missing, RemoteError, Replayed, Unavailable, UnknownSigner
 from koinon.rounds.law import decode_outcome
 from koinon.rounds.operations import Operation, Outcome
 from koinon.rounds.state import Member, Task
@@ -275,7 +275,7 @@ class CommitteeClient:
             try:
                 return await self._agreed(lambda index: self._call(index, "GET", path))
             except Unavailable as error:
-                if isinstance(error, _Missing):
+                if isinstance(error, Missing):
                     raise
                 failure = error
                 await asyncio.sleep(DISAGREEMENT_PAUSE_SECONDS)
@@ -295,7 +295,7 @@ class CommitteeClient:
                 except KoinonError as error:
                     reasons.append(error.message)
                     refusals[type(error)] += 1
-                    if refusals[type(error)] >= enough and isinstance(error, Replayed | UnknownSigner | _Missing):
+                    if refusals[type(error)] >= enough and isinstance(error, Replayed | UnknownSigner | Missing):
                         raise
                     continue
                 answers[answer] += 1
@@ -338,8 +338,6 @@ class CommitteeClient:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"{where} does not answer ({type(error).__name__})") from None
         if status != 200:
-            if status == 404:
-                raise _Missing(f"{where} does not know {path.split('?')[0]}")
             raise_refusal(status, content, where)
         return content
 
@@ -351,7 +349,3 @@ class CommitteeClient:
     def _require_replica(self, index: int, sender: bytes) -> None:
         if sender != self.federation.replica_addresses[index]:
             raise UnknownSigner(f"replica {index} signed with a key that is not the committee's")
-
-
-class _Missing(Unavailable):
-    """A replica answered: it does not exist."""

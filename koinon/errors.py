@@ -21,6 +21,7 @@
     │   ├── BadProof           a leaf that is not under its Merkle root
     │   ├── UncertifiedModel   a model that the chain or a quorum of replicas does not vouch for
     │   └── Unavailable        too few parties answered in time
+    │       └── Missing        whoever was asked has no such thing
     ├── Rejected               the law of the federation refuses an operation (`code` says which rule)
     ├── PrivacyError           a protected update cannot be made, checked or opened
     │   ├── OutOfRange         NaN, infinity, or more than the mode can carry
@@ -139,6 +140,10 @@ class UncertifiedModel(RemoteError):
 
 class Unavailable(RemoteError):
     code = "unavailable"
+
+
+class Missing(Unavailable):
+    code = "missing"
 
 
 class Rejected(KoinonError):

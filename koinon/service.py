@@ -1,7 +1,7 @@
 """What every HTTP service of Koinon does alike: bounded bodies, typed refusals, TLS, a clean stop.
 
-Bodies are canonical bytes (`koinon.encoding`). A refusal is a 4xx response whose body is a `Refusal`; the client
-raises it again as the same class of error.
+Bodies are canonical bytes (`koinon.encoding`). A refusal is a 4xx response (503 for Unavailable) whose body is a
+`Refusal`; the client raises it again as the same class of error.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from koinon.errors import (
     ConfigError,
     KoinonError,
     Malformed,
+    Missing,
     Oversized,
     Rejected,
     RemoteError,
@@ -42,15 +43,17 @@ def _status(error: KoinonError) -> int:
             return 413
         case AuthenticationError():
             return 403
-        case Unavailable():
+        case Missing():
             return 404
+        case Unavailable():
+            return 503
         case Malformed():
             return 400
     return 409
 
 
 def refusals(service: str) -> Middleware:
-    """Middleware: a KoinonError becomes a counted 4xx, anything else a logged 500; the service goes on."""
+    """Middleware: a KoinonError becomes a counted refusal, anything else a logged 500; the service goes on."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:

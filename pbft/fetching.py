@@ -15,7 +15,7 @@ import aiohttp
 from koinon.client import CommitteeClient
 from koinon.config import FederationFile
 from koinon.encoding import decode, encode
-from koinon.errors import KoinonError, Malformed, Unavailable
+from koinon.errors import KoinonError, Malformed, RemoteError, Unavailable
 from koinon.privacy import SealingKey
 from koinon.service import CONTENT_TYPE, client_tls
 from koinon.signing import Signer, seal
@@ -82,7 +82,10 @@ class Fetcher:
 
     async def blob(self, digest: bytes) -> bytes:
         """From any peer, checked; Unavailable when none has it."""
-        return await self._client.get_blob(digest, besides=self._index)
+        try:
+            return await self._client.get_blob(digest, besides=self._index)
+        except RemoteError as error:
+            raise Unavailable(f"blob 0x{digest.hex()} is neither here nor at a peer: {error.message}") from None
 
     async def parts(self, asked: PartRequest, sealing: SealingKey, *, first: Iterable[int]) -> AsyncIterator[bytes]:
         """The parts that peers show, as they arrive; a wrong box or a refusal is skipped."""

@@ -23,7 +23,7 @@ from aiohttp import web
 
 from koinon.config import FederationFile, PartyConfig, load_federation, load_party, party_signer
 from koinon.encoding import encode, from_hex
-from koinon.errors import ConfigError, Malformed, Oversized, Unavailable
+from koinon.errors import ConfigError, Malformed, Missing, Oversized
 from koinon.privacy import SealingKey
 from koinon.privacy.sealing import key_share_context
 from koinon.rounds.law import Federation
@@ -215,7 +215,7 @@ class ReplicaServer:
     def _find_task(self, identity: bytes) -> Task:
         task = self.law.state.tasks.get(identity)
         if task is None:
-            raise Unavailable(f"no task 0x{identity.hex()}")
+            raise Missing(f"no task 0x{identity.hex()}")
         return task
 
     async def _members(self, _: web.Request) -> web.Response:
@@ -258,7 +258,7 @@ class ReplicaServer:
     async def _checkpoint(self, _: web.Request) -> web.Response:
         latest = await self.disk.run(self.disk.snapshots.latest)
         if latest is None:
-            raise Unavailable("no checkpoint is stable yet")
+            raise Missing("no checkpoint is stable yet")
         return answer(encode(latest))
 
     async def _put_blob(self, request: web.Request) -> web.Response:
@@ -272,7 +272,7 @@ class ReplicaServer:
     async def _get_blob(self, request: web.Request) -> web.StreamResponse:
         digest = _digest(request.match_info["digest"])
         if digest not in self.custody.blobs:
-            raise Unavailable(f"no blob 0x{digest.hex()} here")
+            raise Missing(f"no blob 0x{digest.hex()} here")
         return web.FileResponse(self.custody.blobs.path(digest), headers={"Content-Type": CONTENT_TYPE})
 
     async def _piece(self, request: web.Request) -> web.Response:

@@ -103,7 +103,8 @@ class Follower:
                 return
             if waiting:
                 self._version = -1
-                await asyncio.sleep(PAUSE_SECONDS)
+                if any(self._is_mine_to_measure(round_) for round_ in waiting):
+                    await asyncio.sleep(PAUSE_SECONDS)
 
     def _is_open_to_me(self, round_: Round) -> bool:
         return (

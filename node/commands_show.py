@@ -1,0 +1,163 @@
+"""The commands that only look: list, status, nodes, replicas. They need no key."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from koinon.errors import KoinonError
+from koinon.wire import Role
+
+from .commands_tasks import TaskArgument
+from .console import HomeOption, JsonOption, clock, command, emit, home_of, out, percent, short, table
+
+STATUS_TIMEOUT_SECONDS = 4.0
+
+
+@command
+async def list_tasks(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """All tasks, the newest first. With --json: one JSON line a task.
+
+    [bold]Examples[/bold]
+
+    koinon list
+
+    koinon list --json
+    """
+    from .following import describe_task
+
+    async with home_of(home).committee() as committee:
+        tasks = await committee.tasks()
+    newest = sorted(tasks.items(), key=lambda item: (item[1].created_ms, item[0]), reverse=True)
+    if as_json:
+        for identity, task in newest:
+            emit(describe_task(identity, task))
+        return
+    rows = []
+    for identity, task in newest:
+        progress, spec = f"{task.certified}/{task.spec.rounds}", task.spec
+        rows.append(
+            (short(identity), spec.name, task.status, progress, spec.mode, spec.strategy, clock(task.created_ms))
+        )
+    columns = ("task", "name", "status", "rounds", "mode", "strategy", "created (UTC)")
+    table(columns, rows, empty="no tasks yet; submit one with: koinon submit")
+
+
+@command
+async def status(task: TaskArgument = None, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """One task with its rounds (the latest task without a name).
+
+    [bold]Examples[/bold]
+
+    koinon status
+
+    koinon status digits --json
+    """
+    from .finding import find
+    from .following import describe, describe_task
+
+    async with home_of(home).committee() as committee:
+        identity, found = await find(committee, task)
+    rounds = [describe(each) for each in found.rounds]
+    if as_json:
+        rewards = {f"0x{node.hex()}": amount for node, amount in sorted(found.rewards.items())}
+        emit({**describe_task(identity, found), "rewards": rewards, "history": rounds})
+        return
+    spec = found.spec
+    reason = f" ({found.reason})" if found.reason else ""
+    console = out()
+    console.print(f"{spec.name}  {identity.hex()}", soft_wrap=True)
+    console.print(f"{found.status}{reason}, {found.certified}/{spec.rounds} rounds certified", soft_wrap=True)
+    settings = ", ".join(f"{key}={value}" for key, value in spec.config)
+    console.print(f"{spec.strategy}, {spec.mode}, {spec.dimension} parameters  {settings}", soft_wrap=True)
+    table(
+        ("round", "phase", "updates", "accuracy", "loss", "seconds", "model"),
+        [_row(each) for each in rounds],
+        empty="no round was opened yet",
+    )
+
+
+def _row(about: dict[str, Any]) -> tuple[object, ...]:
+    return (
+        about["round"],
+        about["phase"],
+        f"{about['updates']}/{about['cohort']}",
+        percent(about["accuracy"]),
+        "" if about["loss"] is None else f"{about['loss']:.3f}",
+        "" if about["seconds"] is None else f"{about['seconds']:.1f}",
+        about["model"].hex()[:12] if about["model"] else "",
+    )
+
+
+@command
+async def nodes(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """The members of the federation. With --json: one JSON line a member.
+
+    [bold]Examples[/bold]
+
+    koinon nodes
+
+    koinon nodes --json
+    """
+    place = home_of(home)
+    async with place.committee() as committee:
+        members = await committee.members()
+    rows = []
+    for address, member in sorted(members.items(), key=lambda item: (item[1].joined_ms, item[0])):
+        roles = [role.name.lower() for role in Role if member.roles & role and role.name]
+        about = {
+            "address": address,
+            "roles": roles,
+            "active": member.active,
+            "examples_max": member.examples_max,
+            "joined_ms": member.joined_ms,
+        }
+        if as_json:
+            emit(about)
+        else:
+            state = "active" if member.active else "revoked"
+            joined = clock(member.joined_ms)
+            rows.append((f"0x{address.hex()}", ", ".join(roles), state, member.examples_max, joined))
+    if not as_json:
+        table(("address", "roles", "state", "examples at most", "joined (UTC)"), rows, empty="no members yet")
+
+
+@command
+async def replicas(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """What each replica says of itself; those that do not answer are shown. With --json: one JSON line a replica.
+
+    [bold]Examples[/bold]
+
+    koinon replicas
+
+    koinon replicas --json
+    """
+    place = home_of(home)
+    async with place.committee() as committee:
+
+        async def ask(index: int) -> dict[str, Any]:
+            about: dict[str, Any] = {"index": index, "url": place.federation.replicas[index].url}
+            try:
+                said = await asyncio.wait_for(committee.status(index), STATUS_TIMEOUT_SECONDS)
+            except TimeoutError:
+                return {**about, "reachable": False, "reason": f"no answer within {STATUS_TIMEOUT_SECONDS:g} s"}
+            except KoinonError as error:
+                return {**about, "reachable": False, "reason": error.message}
+            return {**said, **about, "reachable": True}
+
+        found = await asyncio.gather(*(ask(index) for index in range(len(place.federation.replicas))))
+    if as_json:
+        for each in found:
+            emit(each)
+        return
+    keys = ("view", "primary", "sequence", "checkpoint", "lag", "epoch")
+    rows = [
+        (
+            each["index"],
+            "up" if each["reachable"] else "unreachable",
+            *(each.get(key, "") for key in keys),
+            each["url"] if each["reachable"] else f"{each['url']} ({each['reason']})",
+        )
+        for each in found
+    ]
+    table(("replica", "state", *keys, "address"), rows, empty="the federation has no replicas")

@@ -31,7 +31,6 @@ from .npm import Package, fetch
 
 ANVIL_VERSION = "1.7.1"
 STATE_INTERVAL_S = 1
-STOP_TIMEOUT_S = 20
 ENGINES = ("auto", "anvil", "embedded")
 
 INTEGRITIES = {
@@ -52,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = anvil_command(
                 program, options.host, options.port, chain_id, data=options.data, block_time_s=options.block_time
             )
-            return _supervise(command)
+            return _become(command)
         return _serve_embedded(options.host, options.port, chain_id)
     except KoinonError as error:
         print(f"error: {error.message}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
@@ -143,25 +142,11 @@ def anvil_command(
     return command
 
 
-def _supervise(command: Sequence[str]) -> int:
-    """Run anvil; SIGTERM and SIGINT become the SIGINT on which it writes its state."""
-    process = subprocess.Popen(command, start_new_session=os.name == "posix")
-    asked_to_stop = threading.Event()
-
-    def stop(*_: object) -> None:
-        asked_to_stop.set()
-        process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    while True:
-        try:
-            code = process.wait(timeout=STOP_TIMEOUT_S if asked_to_stop.is_set() else 1.0)
-        except subprocess.TimeoutExpired:
-            if asked_to_stop.is_set():
-                process.kill()
-            continue
-        return 0 if asked_to_stop.is_set() else code or 1
+def _become(command: Sequence[str]) -> int:
+    """Run anvil in this process's place, so that signals reach it and no supervisor can die before it."""
+    if os.name == "posix":
+        os.execv(command[0], list(command))
+    return subprocess.call(command)
 
 
 def _serve_embedded(host: str, port: int, chain_id: int) -> int:

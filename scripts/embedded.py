@@ -126,6 +126,9 @@ class Chain:
             else:
                 output = bytes(self.evm.message_call(sender, target, data, value=value, gas=gas))
         except RuntimeError as error:
+            if not str(error).startswith(("Revert", "Halt")):  # refused before it ran: no funds, no gas, ...
+                self.evm.revert(checkpoint)
+                raise Refused(REFUSED, f"invalid transaction: {error}") from None
             found = _REVERT.search(str(error))
             revert = from_hex(found.group(1)) if found else b""
         result = self.evm.result

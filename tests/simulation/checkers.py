@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from koinon.encoding import digest
-from pbft.events import Committed, StableCheckpoint
+from koinon.wire import Phase, Vote
+from pbft.certificates import batch_digest
+from pbft.events import Committed, Evidence, StableCheckpoint
+from pbft.messages import Ballot, PrePrepare, SignedViewChange
 
 if TYPE_CHECKING:
     from .world import World
@@ -24,7 +27,35 @@ class Checkers:
         self._certified: dict[tuple[int, int], bytes] = {}
         self._checkpoints: dict[int, bytes] = {}
         self._executed: dict[tuple[bytes, int], tuple[int, bytes]] = {}
+        self._votes: dict[tuple[int, int, int, int], bytes] = {}
+        self._left: dict[int, int] = {}
         self._ledger: list[tuple[bytes, bytes, int]] = []
+
+    def said(self, index: int, message: object) -> None:
+        """An honest replica keeps its word, across crashes: one digest a (phase, view, sequence), no vote in a view
+        that it left."""
+        if index in self._world.byzantine:
+            return
+        if isinstance(message, SignedViewChange):
+            self._left[index] = max(self._left.get(index, 0), message.message.view)
+            return
+        if isinstance(message, Ballot):
+            vote = message.vote
+        elif isinstance(message, PrePrepare) and self._world.committee.primary(message.view) == index:
+            named = batch_digest(message.batch)
+            vote = Vote(phase=Phase.PRE_PREPARE, view=message.view, sequence=message.sequence, digest=named)
+        else:
+            return
+        slot = (index, vote.phase, vote.view, vote.sequence)
+        if self._votes.setdefault(slot, vote.digest) != vote.digest:
+            raise Violation(f"replica {index} signed twice for phase, view, sequence {slot[1:]}")
+        if vote.view < self._left.get(index, 0):
+            raise Violation(f"replica {index} voted in view {vote.view} after leaving it")
+
+    def convicted(self, index: int, effect: Evidence) -> None:
+        """Evidence only ever convicts liars."""
+        if effect.culprit not in self._world.byzantine:
+            raise Violation(f"replica {index} convicts replica {effect.culprit}, which is honest")
 
     def committed(self, index: int, effect: Committed) -> None:
         """Agreement on prefixes, one certificate a (view, sequence), and exactly-once."""

@@ -82,10 +82,16 @@ def _appoint(world: World, generator: random.Random) -> tuple[str, ...]:
 def _disturb(world: World, generator: random.Random) -> str:
     """One misfortune, or one repair."""
     index = generator.randrange(world.n)
-    match generator.choice(["crash", "start", "start", "partition", "cut", "mend", "calm"]):
+    match generator.choice(["crash", "start", "start", "outage", "partition", "cut", "mend", "calm"]):
         case "crash" if index not in world.byzantine:
             world.crash(index)
             return f"crash {index}"
+        case "outage":
+            for one in range(world.n):
+                if one not in world.byzantine:
+                    world.crash(one)
+                    world.start(one)
+            return "power outage"
         case "start":
             for down in [one for one in range(world.n) if world.replicas[one] is None]:
                 world.start(down)

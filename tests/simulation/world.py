@@ -302,6 +302,8 @@ class World:
                     disk.unsynced.append(record)
                 case Send(to, message):
                     disk.sync()
+                    if self.checkers is not None:
+                        self.checkers.said(index, message)
                     targets = [peer for peer in range(self.n) if peer != index] if to == ALL else [to]
                     for target in targets:
                         self._send(index, target, message)
@@ -325,6 +327,8 @@ class World:
                 case NeedState(from_sequence, _):
                     self._fetch_state(index, from_sequence)
                 case Evidence():
+                    if self.checkers is not None:
+                        self.checkers.convicted(index, effect)
                     self.evidence.append(effect)
                 case Misbehaved():
                     self.misbehaved.append((index, effect))

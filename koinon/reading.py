@@ -93,9 +93,13 @@ class Reader:
         number = self.epoch() if epoch is None else epoch
         if number not in self._epochs:
             _, size, block = self._one("Committee", "epochInfo", number)
-            event = next(
-                each for each in self.events(block, block) if isinstance(each, EpochInstalled) and each.epoch == number
-            )
+            installed = (each for each in self.events(block, block) if isinstance(each, EpochInstalled))
+            event = next((each for each in installed if each.epoch == number), None)
+            if event is None:
+                raise LedgerError(
+                    f"the chain no longer has the event of epoch {number} (block {block})",
+                    hint="this node prunes logs: ask one that keeps them",
+                )
             members = zip(event.members, event.sealing_keys, event.urls, strict=True)
             self._epochs[number] = CommitteeRecord(
                 number, tuple(CommitteeMember(*each) for each in members), size - (size - 1) // 3

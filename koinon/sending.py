@@ -159,12 +159,15 @@ class Sender:
         started = rebroadcast = time.monotonic()
         pause = POLL_FIRST_S
         while (now := time.monotonic()) - started < self._timeout_s:
-            receipt = self._receipt(name)
-            if receipt is not None and self._deep_enough(receipt):
-                return _record(receipt), int(receipt["status"], 16) == 1
-            if receipt is None and now - rebroadcast > REBROADCAST_S:
-                rebroadcast = now
-                self._hand_over(raw)
+            try:
+                receipt = self._receipt(name)
+                if receipt is not None and self._deep_enough(receipt):
+                    return _record(receipt), int(receipt["status"], 16) == 1
+                if receipt is None and now - rebroadcast > REBROADCAST_S:
+                    rebroadcast = now
+                    self._hand_over(raw)
+            except ChainUnreachable:
+                pass  # it may come back while there is time, and what was sent is kept
             time.sleep(pause)
             pause = min(pause * 1.5, POLL_MAX_S)
         with self._lock:

@@ -404,15 +404,16 @@ def test_two_processes_with_one_key_catch_up_with_the_nonce(ledger: Ledger, netw
     assert ledger.balance(target) == 5
 
 
-@pytest.mark.parametrize("lost", ["request", "answer"])
+@pytest.mark.parametrize("lost", ["request", "answer", "receipt"])
 def test_transaction_is_sent_once_though_its_answer_got_lost(network: Network, lost: str) -> None:
-    """The chain is real; the wire is cut for one request, before or after the chain has seen it."""
+    """The chain is real; the wire is cut for one request, before or after the chain has seen it, or later."""
     sender = Ledger.connect(network, OPERATOR)
     assert sender._sender is not None
     real, cuts = sender._sender._rpc, iter([True])
 
     def cut(method: str, *params: Any) -> Any:
-        if method == "eth_sendRawTransaction" and next(cuts, False):
+        watched = "eth_getTransactionReceipt" if lost == "receipt" else "eth_sendRawTransaction"
+        if method == watched and next(cuts, False):
             if lost == "answer":
                 real(method, *params)
             raise ChainUnreachable("the wire was cut")

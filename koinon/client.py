@@ -61,6 +61,7 @@ class CommitteeClient:
         self._tls = client_tls(federation.tls_ca)
         self._session: aiohttp.ClientSession | None = None
         self._last_number = 0
+        self._slow: set[int] = set()
 
     async def __aenter__(self) -> CommitteeClient:
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS + 5, sock_connect=CONNECT_TIMEOUT_SECONDS)
@@ -167,24 +168,30 @@ class CommitteeClient:
         """Fetch from any replica (`besides` one) that has it, checked against the digest; Unavailable when none has.
 
         Replicas are asked one after the other, the next one as soon as the last answered or is slow: one that
-        holds its tongue costs BLOB_HEDGE_SECONDS.
+        holds its tongue costs BLOB_HEDGE_SECONDS once, then it is asked last until it answers again.
         """
 
         async def fetch(index: int) -> bytes:
             content = await self._call(index, "GET", f"/v1/blobs/{digest.hex()}", slow=True)
+            self._slow.discard(index)
             require_digest(content, digest)
             return content
 
         count = len(self.federation.replicas)
         order = [index for step in range(count) if (index := (digest[0] + step) % count) != besides]
+        order.sort(key=lambda index: index in self._slow)
         running: set[asyncio.Task[bytes]] = set()
         failure: KoinonError = Unavailable(f"no replica has blob 0x{digest.hex()}")
         try:
+            asked = -1
             while order or running:
                 if order:
-                    running.add(asyncio.create_task(fetch(order.pop(0))))
+                    asked = order.pop(0)
+                    running.add(asyncio.create_task(fetch(asked)))
                 patience = BLOB_HEDGE_SECONDS if order else None
                 done, running = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    self._slow.add(asked)
                 for future in done:
                     error = future.exception()
                     if error is None:

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +63,7 @@ from koinon.wire import Admission, CertificateRequest, Piece, Role, RoundCertifi
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "only for tests"
-READY_SECONDS = 30.0
+READY_SECONDS = 60.0
 NO_CHAIN = "http://127.0.0.1:9"
 
 
@@ -178,10 +179,13 @@ class Committee:
     async def ready(self, *indices: int, seconds: float = READY_SECONDS) -> None:
         """Wait until these replicas (or all) are connected to a quorum and have caught up."""
         wanted = indices or tuple(range(len(self.signers)))
-        async with self.client() as client, asyncio.timeout(seconds):
+        deadline = time.monotonic() + seconds
+        async with self.client() as client:
             for index in wanted:
                 while not await self._is_ready(client, index):
-                    await asyncio.sleep(0.05)
+                    if time.monotonic() > deadline:
+                        raise AssertionError(f"replica {index} is not ready:\n{self.log(index)}")
+                    await asyncio.sleep(0.1)
 
     async def _is_ready(self, client: CommitteeClient, index: int) -> bool:
         try:

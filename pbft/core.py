@@ -77,6 +77,7 @@ class Core:
         self._snapshots: dict[int, bytes] = {}
         self._statuses: dict[int, Status] = {}
         self._future: dict[int, deque[PeerMessage]] = {}
+        self._stable_due: tuple[CheckpointCertificate, bytes] | None = None
         self._replay_due = False
         self._status_due_ms = 0
         self._progress_ms = 0
@@ -209,7 +210,13 @@ class Core:
             raise InvariantBroken(f"our state after {sequence} is not the one that a quorum certified")
         if self.active:
             self._attempts = 0
-        self._emit(StableCheckpoint(self.certificate, snapshot, self.retained()))
+        self._stable_due = (self.certificate, snapshot)
+
+    def _tell_stable(self) -> None:
+        """At the end of a step, when `retained` covers all that the step wrote down."""
+        if self._stable_due is not None:
+            (certificate, snapshot), self._stable_due = self._stable_due, None
+            self._emit(StableCheckpoint(certificate, snapshot, self.retained()))
 
     def _ask_state(self) -> None:
         self._asked_state_ms = self.now_ms

@@ -79,6 +79,7 @@ class Replica(Views):
                 self._recover(event)
         self._replay()
         self._propose()
+        self._tell_stable()
         effects, self._effects = self._effects, []
         return effects
 
@@ -293,7 +294,7 @@ class Replica(Views):
         for record in event.records:
             self._restore_record(record)
         self._assigned = max(self._assigned, self.executed)
-        self._effects = []
+        self._effects, self._stable_due = [], None
         self._execute_ready()
 
     def _restore_record(self, record: Record) -> None:

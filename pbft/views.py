@@ -115,6 +115,8 @@ class Views(Ordering):
             self._ignore(sender, "old-new-view")
             return
         stable = check_new_view(self.verifier, signed)
+        if self.committee.primary(target) == self.index:
+            self._forgotten_view = target  # our own word, and we don't remember it: what else did we say?
         self._persist(signed)
         self._advance(stable)
         self._enter(signed)

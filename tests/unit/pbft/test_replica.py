@@ -159,6 +159,29 @@ def test_a_primary_that_lost_its_disk_does_not_assign_numbers_a_second_time() ->
     assert not said(PrePrepare, effects + bench.ask(bench.request(2)) + bench.wait(400))
 
 
+def test_a_primary_that_learns_its_own_new_view_from_others_proposes_nothing_in_it() -> None:
+    bench = Bench(1)
+    changes = [bench.view_change(who, 1) for who in (0, 2, 3)]
+    bench.receive(2, bench.new_view(1, *changes))
+    assert (bench.replica.view, bench.replica.primary) == (1, 1)
+    assert not said(PrePrepare, bench.ask(bench.request(1)) + bench.wait(400))
+
+
+def test_the_journal_that_a_checkpoint_leaves_holds_the_view_that_began_in_the_same_step() -> None:
+    bench, stable = Bench(2), _stable(Bench())
+    for sequence in range(1, 5):
+        bench.order(sequence, bench.batch(bench.request(sequence)))
+    changes = (
+        bench.view_change(0, 1, stable=stable.certificate),
+        bench.view_change(1, 1),
+        bench.view_change(3, 1),
+    )
+    effects = bench.receive(1, bench.new_view(1, *changes))
+    (kept,) = of(StableCheckpoint, effects)
+    assert effects[-1] is kept
+    assert any(isinstance(record, SignedNewView) for record in kept.retained)
+
+
 def _entries(bench: Bench, count: int) -> tuple[CommittedBatch, ...]:
     other = Bench(2)
     batches = [bench.batch(bench.request(number)) for number in range(1, count + 1)]

@@ -1,0 +1,191 @@
+"""The parts of custody that need no peers: pieces on disk, quotas, bounded waiting, bounded queues."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from koinon.errors import Malformed, Oversized, Rejected, Unavailable
+from pbft.peers import Outbox
+from pbft.pieces import Kept, PieceStore
+from pbft.uploads import Uploads
+from pbft.waiting import Budget, Changes, SingleFlight, Workers
+
+TASK, NODE, OTHER = b"\x01" * 32, b"\x02" * 20, b"\x03" * 20
+
+
+def kept(number: int) -> Kept:
+    return Kept(update=bytes([number]) * 32, piece=b"piece" + bytes([number]))
+
+
+# --- pieces ------------------------------------------------------------------------------------------------------
+
+
+def test_a_kept_piece_is_found_again_after_a_restart_and_readable_by_its_owner_alone(tmp_path: Path) -> None:
+    PieceStore(tmp_path / "pieces").keep(TASK, 1, NODE, kept(1))
+    store = PieceStore(tmp_path / "pieces")
+    assert store.find(TASK, 1, NODE) == kept(1)
+    assert store.find(TASK, 2, NODE) is None
+    assert store.find(TASK, 1, OTHER) is None
+    files = [path for path in (tmp_path / "pieces").rglob("*") if path.is_file()]
+    assert [path.stat().st_mode & 0o777 for path in files] == [0o600]
+
+
+def test_the_same_update_is_kept_again_and_another_one_of_the_node_is_not(tmp_path: Path) -> None:
+    store = PieceStore(tmp_path)
+    store.keep(TASK, 1, NODE, kept(1))
+    store.keep(TASK, 1, NODE, kept(1))
+    with pytest.raises(Rejected) as caught:
+        store.keep(TASK, 1, NODE, kept(2))
+    assert caught.value.rule == "duplicate-update"
+    assert store.find(TASK, 1, NODE) == kept(1)
+    store.keep(TASK, 1, OTHER, kept(2))
+    store.keep(TASK, 2, NODE, kept(2))
+
+
+def test_of_two_updates_handed_in_at_once_exactly_one_is_kept(tmp_path: Path) -> None:
+    store = PieceStore(tmp_path)
+
+    def attempt(number: int) -> bool:
+        try:
+            store.keep(TASK, 1, NODE, kept(number))
+        except Rejected:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(attempt, range(16)))
+    assert sum(won) == 1
+    assert store.find(TASK, 1, NODE) == kept(won.index(True))
+
+
+def test_erasing_a_round_leaves_the_others(tmp_path: Path) -> None:
+    store = PieceStore(tmp_path)
+    for number in (1, 2):
+        store.keep(TASK, number, NODE, kept(number))
+    assert store.rounds() == {(TASK, 1), (TASK, 2)}
+    store.erase(TASK, 1)
+    assert store.rounds() == {(TASK, 2)}
+    store.erase(TASK, 2)
+    assert store.rounds() == set()
+    assert store.find(TASK, 1, NODE) is None
+
+
+def test_a_piece_that_was_altered_on_disk_is_malformed(tmp_path: Path) -> None:
+    store = PieceStore(tmp_path)
+    store.keep(TASK, 1, NODE, kept(1))
+    next(tmp_path.rglob("*.piece")).write_bytes(b"something else")
+    with pytest.raises(Malformed):
+        store.find(TASK, 1, NODE)
+
+
+# --- quotas ------------------------------------------------------------------------------------------------------
+
+
+def test_a_member_stores_no_more_than_its_quota_across_restarts(tmp_path: Path) -> None:
+    path = tmp_path / "uploads"
+    uploads = Uploads(path, bytes_per_member_max=100)
+    uploads.require_room(NODE, 100)
+    uploads.add(NODE, 60)
+    path.write_text(path.read_text() + "torn li")
+    again = Uploads(path, bytes_per_member_max=100)
+    again.require_room(NODE, 40)
+    again.require_room(OTHER, 100)
+    with pytest.raises(Oversized):
+        again.require_room(NODE, 41)
+
+
+def test_bodies_beyond_the_budget_are_refused_until_others_are_done() -> None:
+    async def scenario() -> None:
+        budget = Budget(100)
+        async with budget.reserve(60):
+            with pytest.raises(Unavailable):
+                async with budget.reserve(41):
+                    raise AssertionError("reserved beyond the budget")
+        async with budget.reserve(100):
+            pass
+
+    asyncio.run(scenario())
+
+
+# --- waiting -----------------------------------------------------------------------------------------------------
+
+
+def test_one_who_waits_for_a_change_is_woken_by_it_and_gives_up_in_time() -> None:
+    async def scenario() -> None:
+        changes, version = Changes(waiting_max=1), 0
+        waiting = asyncio.create_task(changes.until(lambda: version == 2, 5))
+        for _ in range(2):
+            await asyncio.sleep(0)
+            version += 1
+            changes.notify()
+        assert await waiting
+        assert not await changes.until(lambda: version == 3, 0.01)
+
+    asyncio.run(scenario())
+
+
+def test_too_many_who_wait_are_refused() -> None:
+    async def scenario() -> None:
+        changes = Changes(waiting_max=1)
+        first = asyncio.create_task(changes.until(lambda: False, 5))
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable):
+            await changes.until(lambda: False, 5)
+        first.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_heavy_work_beyond_the_bound_is_refused_instead_of_queued() -> None:
+    async def scenario() -> None:
+        workers, gate = Workers("test", threads=1, waiting_max=2), threading.Event()
+        busy = [asyncio.create_task(workers.run(gate.wait)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable):
+            await workers.run(gate.wait)
+        gate.set()
+        assert await asyncio.gather(*busy) == [True, True]
+        workers.stop()
+
+    asyncio.run(scenario())
+
+
+def test_many_askers_share_one_computation_and_one_that_leaves_does_not_end_it() -> None:
+    async def scenario() -> None:
+        flight, begun, gate = SingleFlight(), 0, asyncio.Event()
+
+        async def compute() -> str:
+            nonlocal begun
+            begun += 1
+            await gate.wait()
+            return "done"
+
+        first, second = (asyncio.create_task(flight.share("key", compute)) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        assert await second == "done"
+        assert begun == 1
+        assert await flight.share("key", compute) == "done"
+        assert begun == 2
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("bound", [lambda: Outbox(messages_max=3), lambda: Outbox(bytes_max=3)])
+def test_a_full_outbox_gives_up_the_oldest_message(bound: Callable[[], Outbox]) -> None:
+    async def scenario() -> None:
+        outbox = bound()
+        for number in range(5):
+            outbox.put(bytes([number]))
+        assert outbox.dropped == 2
+        assert [await outbox.get() for _ in range(3)] == [b"\x02", b"\x03", b"\x04"]
+
+    asyncio.run(scenario())

@@ -27,11 +27,22 @@ async def newest_task(client: CommitteeClient) -> bytes:
     return max(tasks, key=lambda identity: tasks[identity].created_ms)
 
 
-async def follow(client: CommitteeClient, identity: bytes, hear: Hear, *, seconds_max: float) -> Task:
-    """Call `hear` at each change until the task is over; the task with all rounds. Unavailable when it takes longer."""
+async def follow(
+    client: CommitteeClient,
+    identity: bytes,
+    hear: Hear,
+    *,
+    seconds_max: float,
+    alive: Callable[[], None] = lambda: None,
+) -> Task:
+    """Call `hear` at each change until the task is over; the task with all rounds. Unavailable when it takes longer.
+
+    `alive` is called every FOLLOW_WAIT_MS; what it raises ends the watch.
+    """
     deadline = time.monotonic() + seconds_max
     version = -1
     while time.monotonic() < deadline:
+        alive()
         task = await client.watch_task(identity, after=version, wait_ms=FOLLOW_WAIT_MS, rounds=0)
         if task.version > version:
             version = task.version

@@ -73,7 +73,8 @@ def run_audit(
         evidence, history = gather_offline(offline, chosen)
     else:
         evidence, history = asyncio.run(gather_online(load_federation(_federation_path(home, federation)), chosen))
-    return examine(evidence, history, chosen, watch=lambda line: console.print(row(line), soft_wrap=True)), evidence.chain
+    report = examine(evidence, history, chosen, watch=lambda line: console.print(row(line), soft_wrap=True))
+    return report, evidence.chain
 
 
 def row(line: Line) -> Text:

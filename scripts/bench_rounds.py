@@ -34,7 +34,9 @@ async def one_task(federation: LocalFederation, mode: str, rounds: int) -> list[
     federation.submit(federation.nodes[0], EXAMPLE / "task.toml", mode=mode, rounds=rounds)
     async with CommitteeClient(federation.file) as client:
         identity = await newest_task(client)
-        task = await follow(client, identity, lambda _: None, seconds_max=TASK_SECONDS_MAX)
+        task = await follow(
+            client, identity, lambda _: None, seconds_max=TASK_SECONDS_MAX, alive=federation.require_alive
+        )
         last = last_certified(task)
         if last is None or task.status != "completed":
             raise Unavailable(f"the task is {task.status}: {task.reason}")

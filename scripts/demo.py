@@ -66,7 +66,9 @@ class Demo:
         async with CommitteeClient(federation.file) as client:
             self.identity = await newest_task(client)
             self.say(f"task {to_hex(self.identity)[:18]} is ordered; its budget is in escrow")
-            over = await follow(client, self.identity, self.hear, seconds_max=TASK_SECONDS_MAX)
+            over = await follow(
+                client, self.identity, self.hear, seconds_max=TASK_SECONDS_MAX, alive=federation.require_alive
+            )
             certified = last_certified(over)
             if over.status != "completed" or certified is None:
                 raise Unavailable(f"the task is {over.status}: {over.reason}")
@@ -83,7 +85,8 @@ class Demo:
             measured = round_.accuracy() is not None and len(round_.evaluation.reporters) >= len(round_.submissions)
             said = {
                 f"training by {len(round_.cohort)} nodes": True,
-                f"closed with {len(round_.submissions)} updates; opening their sum": bool(round_.closed_ms),
+                f"closed with {len(round_.submissions)} updates; opening their sum": bool(round_.closed_ms)
+                and round_.phase != "aborted",
                 f"certified by {len(round_.signatures)} replicas": round_.phase == "certified",
                 f"aborted with {len(round_.submissions)} updates": round_.phase == "aborted",
                 f"accuracy {100 * (round_.accuracy() or 0):.1f} % on the nodes' held-out data": measured,

@@ -70,6 +70,7 @@ class LocalFederation:
         ]  # fmt: skip
         self._say = say
         self._files: list[IO[bytes]] = []
+        self._killed: set[str] = set()
 
     def __enter__(self) -> LocalFederation:
         try:
@@ -147,6 +148,7 @@ class LocalFederation:
     def _spawn(self, name: str, arguments: Sequence[str]) -> None:
         if name in self.pids:
             raise Unavailable(f"{name} runs already")
+        self._killed.discard(name)
         log = (self.logs / f"{name}.log").open("ab")
         self._files.append(log)
         self.processes[name] = subprocess.Popen(
@@ -211,11 +213,18 @@ class LocalFederation:
         options = ["--home", str(self.home(party)), "--mode", mode, "--rounds", str(rounds)]
         return self.run("node", "submit", str(task), *options)
 
+    def require_alive(self) -> None:
+        """Unavailable, with its log's tail, when a process ended that nobody killed."""
+        for name, process in self.processes.items():
+            if process.poll() is not None and name not in self._killed:
+                raise Unavailable(f"{name} ended with code {process.returncode}:\n{tail(self.logs / f'{name}.log')}")
+
     # --- faults ------------------------------------------------------------------------------------------------
 
     def kill(self, name: str) -> None:
         """kill -9, children included (koinon-chain has anvil as its child)."""
         process = self.processes[name]
+        self._killed.add(name)
         for pid in [*descendants(process.pid), process.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -346,6 +346,7 @@ def admit(
 def revoke(
     address: Annotated[str, typer.Argument(help="Whose membership ends.")],
     registrar: Registrar,
+    chain_only: Annotated[bool, typer.Option("--chain-only", help="Leave the committee's log for later.")] = False,
 ) -> None:
     """End a membership, on chain and in the committee's log. Run it again if one of the two could not be reached."""
     signer, federation = _registrar(registrar)
@@ -357,6 +358,8 @@ def revoke(
     if known.active:
         ledger.revoke(revocation, signature)
         print(f"{to_hex(member)} is revoked on chain", file=sys.stderr)
+    if chain_only:
+        return
 
     async def order() -> None:
         async with CommitteeClient(federation, signer) as client:

@@ -241,8 +241,8 @@ def test_jobs_that_are_queued_again_by_mistake_change_nothing_on_chain(tmp_path:
     ledger = Ledger(network, AGGREGATOR)
     task = new_task(ledger, "again")
     outbox = Outbox(tmp_path / "outbox.sqlite")
-    anchor = Anchor(ledger, outbox)
     for _ in range(2):
+        anchor = Anchor(ledger, outbox)  # as after a restart
         fill(anchor, ledger, task)
         assert len(outbox.heads()) == 1
         asyncio.run(drain(anchor, outbox))

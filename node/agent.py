@@ -14,6 +14,7 @@ import os
 import signal
 import time
 from contextlib import suppress
+from functools import partial
 
 from aiohttp import web
 
@@ -26,6 +27,7 @@ from koinon.rounds.state import Member
 from koinon.service import application, listen
 from koinon.wire import Role
 
+from .apps import load
 from .follower import Follower
 from .home import Home, register
 from .lifecycle import Event, State, advance
@@ -37,6 +39,7 @@ MEMBERSHIP_SECONDS = 10.0
 """How long the node's membership is taken for granted before it is looked up again."""
 BACKOFF_FIRST_SECONDS = 0.5
 BACKOFF_MAX_SECONDS = 10.0
+LOAD_SECONDS = 300.0
 OVERRUNS_MAX = 4
 """So many calls of the user's code that never ended are borne; then the process ends, to be started afresh."""
 
@@ -112,6 +115,7 @@ class Agent:
     async def _work(self, committee: CommitteeClient) -> None:
         submissions = Submissions(self._home.data / "submissions")
         participation = Participation(self._home.federation, committee, self._connect, submissions, self._node)
+        await self._preload(participation)
         pause = BACKOFF_FIRST_SECONDS
         while True:
             try:
@@ -129,6 +133,21 @@ class Agent:
                 raise TrainingError(
                     f"{participation.overruns} calls of the app never ended", hint="start the agent again"
                 )
+
+    async def _preload(self, participation: Participation) -> None:
+        """Import the configured apps now: a broken one is told before a task needs it, and round 1 does not wait."""
+        for name in self._home.config.node.apps:
+            begun = time.monotonic()
+            try:
+                await participation.run_app(
+                    partial(load, self._home.config.node, name, self._home.path), name, LOAD_SECONDS
+                )
+            except (ConfigError, TrainingError) as error:
+                refused("node", error)
+                extra = {"app": name, "reason": error.message, "hint": error.hint or ""}
+                log.error("app does not load", extra=extra, exc_info=error.__cause__)
+            else:
+                log.info("app loaded", extra={"app": name, "seconds": round(time.monotonic() - begun, 2)})
 
     def _connect(self) -> Ledger:
         """The chain, connected once and checked to be the federation's. Blocks."""
@@ -205,7 +224,7 @@ class Agent:
                 continue
             follower = Follower(self._home, self, committee, participation, submissions, identity, self._examples_max)
             self._followers[identity] = asyncio.create_task(follower.run())
-            log.info("following", extra={"task": identity.hex(), "name": task.spec.name})
+            log.info("following", extra={"task": identity.hex(), "title": task.spec.name})
         self.fire(Event.INVITED if self._followers else Event.RELEASED)
 
     def _offers(self, identity: bytes, app: str) -> bool:

@@ -49,10 +49,7 @@ async def submit(
     from .taskfile import changed, default_task, load_task
 
     place = home_of(home)
-    if file is not None:
-        task = load_task(file)
-    else:
-        task = default_task(place.config.node.apps, place.path)
+    task = load_task(file) if file is not None else default_task(place.config.node.apps, place.path)
     task = changed(task, rounds=rounds, mode=mode, name=name)
     identity, operation, budget = await create(place, task, say)
     spec = operation.spec

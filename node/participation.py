@@ -144,7 +144,7 @@ class Participation:
             except TimeoutError:
                 self.overruns += 1
                 raise TrainingError(
-                    f"{what} did not finish within the round's {seconds:g} s",
+                    f"{what} did not finish within {seconds:g} s",
                     hint="train less in a round, or submit the task with a longer round_seconds",
                 ) from None
 

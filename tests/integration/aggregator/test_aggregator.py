@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
+import shutil
 import time
+from pathlib import Path
+
+import pytest
 
 from koinon.client import CommitteeClient
 from koinon.encoding import keccak
@@ -40,6 +45,16 @@ def test_every_round_is_certified_and_anchored_once(world: World, nodes: list[Pa
     lines = (world.homes / "aggregator/data/rounds.jsonl").read_text().splitlines()
     keys = {"task", "round", "open_round", "wait", "open", "certify", "complete", "chain"}
     assert all(set(json.loads(line)) == keys for line in lines)
+
+
+@pytest.mark.parametrize("mode", ["plain", "paillier"])
+def test_the_other_modes_are_opened_and_certified_too(world: World, nodes: list[Participant], mode: str) -> None:
+    async def scenario() -> None:
+        task = await create_task(world, "node-0", rounds=1, mode=mode)
+        state = await see_through(world, nodes, task, rounds=1)
+        assert world.ledger.latest_model(task) == state.model != state.spec.initial_model
+
+    asyncio.run(scenario())
 
 
 def test_an_aggregator_killed_again_and_again_finishes_each_round_once(world: World, nodes: list[Participant]) -> None:
@@ -169,6 +184,27 @@ def test_a_stopped_task_ends_and_another_one_runs_beside_it(world: World, nodes:
         until(over, "the stopped task's end")
 
     asyncio.run(scenario())
+
+
+def test_homes_that_cannot_work_end_the_command_with_a_reason(world: World, tmp_path: Path) -> None:
+    def ends(home: Path, code: int, reason: str) -> None:
+        name = f"broken-{code}-{home.name}"
+        process = world.start(name, "aggregator", "--home", str(home))
+        assert process.wait(timeout=60) == code
+        assert reason in (world.folder / f"{name}.log").read_text()
+
+    ends(world.homes / "node-0", 2, "is the home of a node")
+    homeless = tmp_path / "not-admitted"
+    shutil.copytree(world.homes / "aggregator", homeless, ignore=shutil.ignore_patterns("data", "admission.json"))
+    config = (homeless / "config.toml").read_text()
+    (homeless / "config.toml").write_text(re.sub(r"port = \d+", "port = 0", config))
+    ends(homeless, 2, "no admission")
+    elsewhere = tmp_path / "other-chain"
+    shutil.copytree(homeless, elsewhere)
+    known = world.federation.genesis_hash
+    federation = (elsewhere / "federation.json").read_text().replace(known, "0x" + "ab" * 32)
+    (elsewhere / "federation.json").write_text(federation)
+    ends(elsewhere, 3, "genesis")
 
 
 def test_it_stops_cleanly_when_asked(world: World) -> None:

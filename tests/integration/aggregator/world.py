@@ -78,7 +78,7 @@ class World:
     def provision(self, *options: str) -> str:
         command = ["--out", str(self.homes), "--rpc", self.rpc, "--nodes", str(self.nodes), "--port-base", "0"]
         done = subprocess.run(
-            [sys.executable, "-m", "scripts.provision", *command, "--paillier-bits", "0", *options],
+            [sys.executable, "-m", "scripts.provision", *command, "--paillier-bits", "2048", *options],
             cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -271,6 +271,7 @@ class Replica(Views):
         """Jump to a certified state ahead of ours; BlobMismatch when the snapshot is not that state."""
         checkpoint = certificate.checkpoint
         if checkpoint.sequence <= self.executed:
+            self._ignore(self.index, "old-snapshot")
             return
         self.verifier.checkpoint(certificate)
         self.execution.restore(snapshot, checkpoint.sequence, checkpoint.state)

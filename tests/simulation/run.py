@@ -157,6 +157,8 @@ def main() -> int:
     for seed in range(arguments.first, arguments.first + arguments.seeds):
         story = guarded(seed)
         steps, views, worst = steps + story.steps, views + story.view, max(worst, story.healed_ms)
+        if (seed + 1 - arguments.first) % 100 == 0:
+            print(f"{seed + 1 - arguments.first} seeds passed", flush=True)
     seconds = time.perf_counter() - started
     print(
         f"{arguments.seeds} seeds, {steps} events, {views} views, slowest recovery {worst} ms virtual, {seconds:.1f} s"

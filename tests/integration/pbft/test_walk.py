@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,15 +11,17 @@ from koinon.learning.parameters import model_digest
 from tests.integration.committee import Committee, Walk
 
 
-@pytest.mark.parametrize("mode", ["plain", "shares"])
-def test_two_rounds_are_opened_certified_and_completed(tmp_path: Path, mode: str) -> None:
-    asyncio.run(_two_rounds(tmp_path, mode, 0))
+@pytest.fixture(scope="module")
+def committee(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Committee]:
+    with Committee(tmp_path_factory.mktemp("committee"), paillier_bits=2048) as made:
+        made.start()
+        asyncio.run(made.ready())
+        yield made
 
 
-async def _two_rounds(folder: Path, mode: str, paillier_bits: int) -> None:
-    with Committee(folder, paillier_bits=paillier_bits) as committee:
-        committee.start()
-        await committee.ready()
+@pytest.mark.parametrize("mode", ["plain", "shares", "paillier"])
+def test_two_rounds_are_opened_certified_and_completed(committee: Committee, mode: str) -> None:
+    async def scenario() -> None:
         walk = Walk(committee, mode)
         await walk.enrol()
         await walk.create()
@@ -31,3 +33,24 @@ async def _two_rounds(folder: Path, mode: str, paillier_bits: int) -> None:
         assert record.rounds[1].parent_model == model_digest(first) != model_digest(second) == record.model
         assert record.rewards == {key.address: 14 for key in walk.keys}
         assert record.rounds[1].accuracy() == pytest.approx(0.9)
+
+    asyncio.run(scenario())
+
+
+def test_a_watcher_is_told_of_a_change_when_it_happens(committee: Committee) -> None:
+    async def scenario() -> None:
+        walk = Walk(committee, "shares")
+        await walk.enrol()
+        await walk.create()
+        before = await walk.record()
+        async with committee.client() as client:
+            watching = asyncio.create_task(client.watch_task(walk.task, after=before.version, wait_ms=20_000))
+            await asyncio.sleep(0.3)
+            assert not watching.done()
+            await walk.open()
+            async with asyncio.timeout(5):
+                after = await watching
+        assert after.version == before.version + 1
+        assert [round_.phase for round_ in after.rounds] == ["training"]
+
+    asyncio.run(scenario())

@@ -25,7 +25,7 @@ from koinon.privacy import MODES
 
 from ._follow import anchored, follow, last_certified, newest_task
 from ._rounds import PHASES, RoundTimes, merge, read_lines
-from .demo import APP, EXAMPLE, PAILLIER_BITS, TASK_SECONDS_MAX
+from .demo import APP, EXAMPLE, PAILLIER_BITS, TASK_SECONDS_MAX, wide_console
 from .federation import LocalFederation, exit_on_sigterm
 
 
@@ -72,7 +72,7 @@ def main(
     if unknown := [name for name in names if name not in MODES]:
         raise typer.BadParameter(f"no mode is called {unknown[0]!r}")
     exit_on_sigterm()
-    console = Console(stderr=as_json, highlight=False)
+    console = wide_console(stderr=as_json)
     bits = PAILLIER_BITS if "paillier" in names else 0
     measured: dict[str, list[RoundTimes]] = {name: [] for name in names}
     try:

@@ -31,7 +31,7 @@ from koinon.rounds.state import Task
 
 from ._follow import anchored, follow, last_certified, newest_task, settled
 from ._rounds import PHASES, RoundTimes, mean_seconds, merge, read_lines
-from .federation import ROOT, LocalFederation, exit_on_sigterm, module, new_run, tail
+from .federation import ROOT, LocalFederation, environment, exit_on_sigterm, module, new_run, tail
 
 EXAMPLE = ROOT / "examples" / "digits"
 APP = f"digits={EXAMPLE / 'client.py'}:client_fn"
@@ -41,6 +41,7 @@ BASELINE_SECONDS = 300
 AUDIT_SECONDS = 300
 TASK_SECONDS_MAX = 1800.0
 CORES_FOR_PARALLEL_BASELINE = 4
+LOG_COLUMNS = 120
 
 
 @dataclass
@@ -122,7 +123,13 @@ class Demo:
         command = [sys.executable, str(EXAMPLE / "centralised.py"), "--json", "--epochs", str(self.rounds * _epochs())]
         with (self.folder / "logs" / "baseline.log").open("a") as log:
             return subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
+                command,
+                cwd=ROOT,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
             )
 
     def finish_baseline(self, process: subprocess.Popen[str]) -> None:
@@ -224,6 +231,14 @@ def _keep_running(demo: Demo, federation: LocalFederation) -> None:
         demo.say("stopping")
 
 
+def wide_console(*, stderr: bool) -> Console:
+    """A console whose tables stay whole in a log file, too."""
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = LOG_COLUMNS
+    return console
+
+
 def _percent(value: float | None) -> str:
     return "unknown" if value is None else f"{100 * value:.1f} %"
 
@@ -240,7 +255,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
 ) -> None:
     """Train the digits example in a federation on this machine, and audit it."""
-    console = Console(stderr=as_json, highlight=False)
+    console = wide_console(stderr=as_json)
     if mode not in MODES:
         raise typer.BadParameter(f"no mode is called {mode!r}; one of {', '.join(MODES)}")
     exit_on_sigterm()

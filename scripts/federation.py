@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PREFIX = (__package__ or "scripts").removesuffix("scripts")
 """What stands before a role's module: nothing in a checkout, `koinon.` when installed."""
 
-START_SECONDS = 90.0
+START_SECONDS = 180.0
 PROVISION_SECONDS = 300.0
 STOP_SECONDS = 10.0
 COMMAND_SECONDS = 120.0
@@ -154,7 +154,7 @@ class LocalFederation:
         self.processes[name] = subprocess.Popen(
             [*module(arguments[0]), *arguments[1:]],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -200,7 +200,8 @@ class LocalFederation:
         try:
             done = subprocess.run(
                 [*module(name), *arguments],
-                cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds_max,
+                cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                timeout=seconds_max,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise Unavailable(f"{name} {arguments[0]} took more than {seconds_max:.0f} s") from None
@@ -264,6 +265,12 @@ class LocalFederation:
 def module(name: str) -> list[str]:
     """The command that runs a role's module with this interpreter."""
     return [sys.executable, "-m", f"{PREFIX}{name}"]
+
+
+def environment() -> dict[str, str]:
+    """Ours, one compute thread a process, and this checkout on the path of programs that lie elsewhere."""
+    path = os.pathsep.join(each for each in (str(ROOT), os.environ.get("PYTHONPATH", "")) if each)
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
 
 
 def tail(log: Path) -> str:
@@ -348,4 +355,4 @@ def exit_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
-__all__ = ["ROOT", "LocalFederation", "exit_on_sigterm", "module", "new_run", "tail"]
+__all__ = ["ROOT", "LocalFederation", "environment", "exit_on_sigterm", "module", "new_run", "tail"]

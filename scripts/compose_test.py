@@ -30,8 +30,8 @@ ROUNDS = 3
 REPLICA = "replica-3"
 PARTIES = ["aggregator", *(f"replica-{i}" for i in range(4)), *(f"node-{i}" for i in range(5))]
 BUILD_SECONDS_MAX = 1800
-HEALTHY_SECONDS_MAX = 240
-ROUND_SECONDS_MAX = 180
+HEALTHY_SECONDS_MAX = 300
+ROUND_SECONDS_MAX = 300
 COMMAND_SECONDS_MAX = 120
 
 
@@ -119,10 +119,11 @@ def base_image() -> str:
 
 
 def compose_program() -> list[str]:
-    for program in (["docker", "compose"], ["docker-compose"]):
+    chosen = os.environ.get("COMPOSE")
+    for program in [chosen.split()] if chosen else [["docker", "compose"], ["docker-compose"]]:
         if answers([*program, "version"]):
             return program
-    raise Failed("neither `docker compose` nor `docker-compose` is here")
+    raise Failed(f"`{chosen}` does not answer" if chosen else "neither `docker compose` nor `docker-compose` is here")
 
 
 # --- the federation -----------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import asyncio
 import logging
 
 from koinon.config import FederationFile
-from koinon.errors import ChainUnreachable, WrongChain
+from koinon.errors import ContractMissing, LedgerError, WrongChain
 
 RETRY_SECONDS = 1.0
 RETRY_SECONDS_MAX = 30.0
@@ -27,10 +27,12 @@ class ChainCheck:
         self.state = "unverified"
 
     async def check(self) -> bool:
-        """True when the chain agrees, False when it does not answer; WrongChain or ContractMissing otherwise."""
+        """True when the chain agrees, False when it gives no answer; WrongChain or ContractMissing otherwise."""
         try:
             await asyncio.to_thread(self._compare)
-        except ChainUnreachable as error:
+        except (WrongChain, ContractMissing):
+            raise
+        except LedgerError as error:
             if self.state != "unreachable":
                 log.warning("the chain does not answer", extra={"reason": error.message})
             self.state = "unreachable"

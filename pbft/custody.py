@@ -83,6 +83,7 @@ class Custody:
         self._sealing = SealingKey.derive(signer.secret, federation.epoch)
         self.blobs = BlobStore(data / "blobs")
         self._pieces = PieceStore(data / "pieces")
+        self._kept = self._pieces.rounds()
         self._uploads = Uploads(data / "uploads")
         self._contributions = data / "contributions"
         self._certificates: dict[CertificateRequest, bytes] = {}
@@ -148,6 +149,7 @@ class Custody:
             refuse("round-closed", f"round {piece.round} is {at.round.phase}")
         blob = await self._blob(piece.update)
         await self._workers.run(self._check_and_keep, at, piece, blob)
+        self._kept.add((piece.task, piece.round))
         receipt = Receipt(task=piece.task, round=piece.round, node=piece.node, update=piece.update)
         return seal(self._signer, self._domain, receipt)
 
@@ -271,11 +273,20 @@ class Custody:
 
     # --- rounds ----------------------------------------------------------------------------------------------
 
-    async def forget_finished(self) -> None:
-        """Erase the pieces of rounds that are certified or aborted: nothing will ever be opened from them."""
-        for task, number in await self._workers.run(self._pieces.rounds):
+    def finished(self) -> list[tuple[bytes, int]]:
+        """The rounds that are certified or aborted and of which pieces are here."""
+        found = []
+        for task, number in self._kept:
             at = self._round(task, number)
             if at is not None and at.round.phase in ("certified", "aborted"):
+                found.append((task, number))
+        return found
+
+    async def forget_finished(self) -> None:
+        """Erase the pieces of finished rounds: nothing will ever be opened from them."""
+        while finished := self.finished():
+            for task, number in finished:
+                self._kept.discard((task, number))
                 await self._workers.run(self._pieces.erase, task, number)
 
     def _setting(self, at: ClosedRound) -> Setting:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TypeVar
 from prometheus_client import Counter, Gauge
 
 from koinon.encoding import encode
-from koinon.errors import KoinonError, Unavailable
+from koinon.errors import Replayed, Unavailable
 from koinon.observe import SEQUENCE, VIEW, refused
 from koinon.wire import CommittedBatch
 
@@ -33,6 +33,7 @@ from .events import (
     Effect,
     Event,
     Evidence,
+    Executed,
     Ignored,
     Misbehaved,
     NeedState,
@@ -54,6 +55,7 @@ TURN_EVENTS_MAX = 512
 REQUEST_WAIT_SECONDS = 25.0
 WAITING_PER_CLIENT_MAX = 64
 CATCHING_UP_MS = 1500
+EVIDENCE_KEPT_MAX = 256
 
 IGNORED = Counter("koinon_ignored_total", "Correct messages of replicas that came too early, late or often", ["reason"])
 EXECUTED = Counter("koinon_executed_total", "Requests that this replica executed")
@@ -62,7 +64,7 @@ CHECKPOINT = Gauge("koinon_checkpoint", "The last stable checkpoint's sequence n
 
 log = logging.getLogger("koinon.pbft")
 T = TypeVar("T")
-Key = tuple[bytes, int]
+Waiting = dict[int, list[asyncio.Future[bytes]]]
 Written = Persist | Committed | StableCheckpoint
 
 
@@ -129,11 +131,10 @@ class Engine:
         self._need = need
         self._changed = changed
         self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_EVENTS_MAX)
-        self._waiting: dict[Key, list[asyncio.Future[bytes]]] = {}
-        self._waiting_by_client: defaultdict[bytes, int] = defaultdict(int)
+        self._waiting: dict[bytes, Waiting] = {}
         self._others = [index for index in range(replica.committee.n) if index != replica.index]
         self._needed_ms = -CATCHING_UP_MS
-        self.evidence: list[Evidence] = []
+        self.evidence: deque[Evidence] = deque(maxlen=EVIDENCE_KEPT_MAX)
 
     @property
     def catching_up(self) -> bool:
@@ -175,12 +176,12 @@ class Engine:
         """
         sender, asked = self.replica.verifier.request(data)
         self.replica.execution.application.admits(sender, asked.operation)
-        if self._waiting_by_client[sender] >= WAITING_PER_CLIENT_MAX or self._inbox.full():
+        many = sum(map(len, self._waiting.get(sender, {}).values())) >= WAITING_PER_CLIENT_MAX
+        if many or self._inbox.full():
             raise Unavailable("too many requests wait", hint="wait for earlier requests to be answered")
+        waiting = self._waiting.setdefault(sender, {})
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        key = (sender, asked.number)
-        self._waiting.setdefault(key, []).append(future)
-        self._waiting_by_client[sender] += 1
+        waiting.setdefault(asked.number, []).append(future)
         self._inbox.put_nowait(ClientRequest(now_ms(), data))
         try:
             async with asyncio.timeout(REQUEST_WAIT_SECONDS):
@@ -188,17 +189,11 @@ class Engine:
         except TimeoutError:
             raise Unavailable("the committee did not order the request in time", hint="send it again") from None
         finally:
-            self._leave(key, future)
-
-    def _leave(self, key: Key, future: asyncio.Future[bytes]) -> None:
-        self._waiting_by_client[key[0]] -= 1
-        if not self._waiting_by_client[key[0]]:
-            del self._waiting_by_client[key[0]]
-        waiting = self._waiting.get(key)
-        if waiting is not None:
-            waiting.remove(future)
-            if not waiting:
-                del self._waiting[key]
+            waiting[asked.number].remove(future)
+            if not waiting[asked.number]:
+                del waiting[asked.number]
+            if not waiting and self._waiting.get(sender) is waiting:
+                del self._waiting[sender]
 
     # --- turns -----------------------------------------------------------------------------------------------
 
@@ -234,30 +229,40 @@ class Engine:
             case Send(to=to, message=message):
                 self._send(self._others if to == ALL else (to,), encode(message))
             case Respond(client=client, number=number, data=data):
-                for future in self._waiting.get((client, number), ()):
-                    if not future.done():
-                        future.set_result(data)
+                for future in self._asking(client, number):
+                    future.set_result(data)
             case Refuse(client=client, number=number, error=error):
-                self._refuse(client, number, error)
+                for future in self._asking(client, number):
+                    future.set_exception(error)
             case Committed(results=results):
                 EXECUTED.inc(len(results))
+                self._refuse_overtaken(results)
             case NeedState():
                 self._needed_ms = now_ms()
                 self._need(effect)
             case Evidence(culprit=culprit):
                 EVIDENCE.inc()
                 self.evidence.append(effect)
-                log.error("equivocation", extra={"culprit": culprit})
+                proof = (encode(effect.first).hex(), encode(effect.second).hex())
+                log.error("equivocation", extra={"culprit": culprit, "proof": proof})
             case Misbehaved(sender=sender, error=error):
                 refused("pbft", error)
                 log.warning("misbehaved", extra={"peer": sender, "code": error.code, "reason": error.message})
             case Ignored(reason=reason):
                 IGNORED.labels(reason).inc()
 
-    def _refuse(self, client: bytes, number: int, error: KoinonError) -> None:
-        for future in self._waiting.get((client, number), ()):
-            if not future.done():
-                future.set_exception(error)
+    def _asking(self, client: bytes, number: int) -> list[asyncio.Future[bytes]]:
+        """Who waits for this request and has not been answered."""
+        return [future for future in self._waiting.get(client, {}).get(number, ()) if not future.done()]
+
+    def _refuse_overtaken(self, results: Sequence[Executed]) -> None:
+        """A request that waits while a later one of its client was executed can never be executed any more."""
+        executed = {(one.client, one.number) for one in results}
+        for client, number in executed:
+            for other in [one for one in self._waiting.get(client, ()) if one < number]:
+                if (client, other) not in executed:
+                    for future in self._asking(client, other):
+                        future.set_exception(Replayed(f"request {other} was overtaken by {number}"))
 
     def _gauge(self) -> None:
         VIEW.set(self.replica.view)

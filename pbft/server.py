@@ -23,7 +23,7 @@ from aiohttp import web
 
 from koinon.config import FederationFile, PartyConfig, load_federation, load_party, party_signer
 from koinon.encoding import encode, from_hex
-from koinon.errors import ConfigError, Malformed, Missing, Oversized
+from koinon.errors import ConfigError, Malformed, Missing, Oversized, Unavailable
 from koinon.privacy import SealingKey
 from koinon.privacy.sealing import key_share_context
 from koinon.rounds.law import Federation
@@ -43,6 +43,7 @@ from .replica import Replica
 from .waiting import Budget, Changes
 
 BODIES_BYTES_MAX = 1 << 30
+BODY_SECONDS_MAX = 240.0
 WATCH_MS_MAX = 30_000
 WATCHERS_MAX = 4096
 LOG_ENTRIES_MAX = 1024
@@ -83,6 +84,7 @@ class ReplicaServer:
         self.chain = ChainCheck(self.federation)
         self.address: tuple[str, int] | None = None
         self._budget = Budget(BODIES_BYTES_MAX)
+        self._reading = asyncio.Lock()
         self._runner: web.AppRunner | None = None
         self._helpers: dict[str, asyncio.Task[None]] = {}
         self._fatal: asyncio.Future[None] | None = None
@@ -151,7 +153,8 @@ class ReplicaServer:
 
     def _changed(self) -> None:
         self.changes.notify()
-        self._help("erase", self.custody.forget_finished())
+        if self.custody.finished():
+            self._help("erase", self.custody.forget_finished())
 
     async def _fetch_state(self, wanted: NeedState) -> None:
         """Entries of the log while somebody has them; else the newest snapshot."""
@@ -253,10 +256,12 @@ class ReplicaServer:
     async def _log(self, request: web.Request) -> web.Response:
         first = _number(request, "from", 1)
         limit = min(_number(request, "limit", 256), LOG_ENTRIES_MAX)
-        return answer(await self.disk.run(lambda: self.disk.archive.read(first, limit)))
+        async with self._reading:  # one at a time: the journal writes in the same thread
+            return answer(await self.disk.run(lambda: self.disk.archive.read(first, limit)))
 
     async def _checkpoint(self, _: web.Request) -> web.Response:
-        latest = await self.disk.run(self.disk.snapshots.latest)
+        async with self._reading:
+            latest = await self.disk.run(self.disk.snapshots.latest)
         if latest is None:
             raise Missing("no checkpoint is stable yet")
         return answer(encode(latest))
@@ -265,7 +270,7 @@ class ReplicaServer:
         digest = _digest(request.match_info["digest"])
         sender, size = self.custody.authorise_upload(digest, request.headers.get(UPLOAD_HEADER, ""))
         async with self._budget.reserve(size):
-            content = await read_body(request, bytes_max=size)
+            content = await _body(request, bytes_max=size)
             await self.custody.keep_blob(sender, digest, content)
         return answer(b"")
 
@@ -282,7 +287,7 @@ class ReplicaServer:
         if size > PIECE_BYTES_MAX:
             raise Oversized(f"a piece of {size} bytes where at most {PIECE_BYTES_MAX} are allowed")
         async with self._budget.reserve(size):
-            return answer(await self.custody.receive_piece(await read_body(request, bytes_max=size)))
+            return answer(await self.custody.receive_piece(await _body(request, bytes_max=size)))
 
     async def _part(self, request: web.Request) -> web.Response:
         return answer(await self.custody.part(await read_body(request, bytes_max=SMALL)))
@@ -331,6 +336,15 @@ def _digest(text: str) -> bytes:
     if len(raw) != 32:
         raise Malformed(f"not 32 bytes in hexadecimal: {text[:80]!r}")
     return raw
+
+
+async def _body(request: web.Request, *, bytes_max: int) -> bytes:
+    """A large body, as long as it comes in time: who sends slowly must not hold the budget of others."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS_MAX):
+            return await read_body(request, bytes_max=bytes_max)
+    except TimeoutError:
+        raise Unavailable("the body came too slowly") from None
 
 
 def _number(request: web.Request, name: str, default: int, *, low: int = 0) -> int:

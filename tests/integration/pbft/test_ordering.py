@@ -76,6 +76,17 @@ def test_requests_of_several_clients_are_executed_once_and_everywhere_alike(comm
     asyncio.run(scenario())
 
 
+def test_requests_that_one_client_sends_at_once_are_all_executed(committee: Committee) -> None:
+    async def scenario() -> None:
+        signer = await member(committee)
+        async with committee.client(signer) as client, asyncio.timeout(20):
+            names = [f"at-once-{number}" for number in range(8)]
+            made = await asyncio.gather(*(client.submit(operation(name)) for name in names))
+            assert len({outcome.subject for outcome in made}) == 8
+
+    asyncio.run(scenario())
+
+
 def test_a_silent_backup_stops_nobody_and_catches_up(committee: Committee) -> None:
     async def scenario() -> None:
         signer = await member(committee)

@@ -84,6 +84,7 @@ def test_revocation_ends_membership_and_roles(world: World) -> None:
     assert world.revoke(NEWCOMER, serial=2).events == [("MemberRevoked", (NEWCOMER.address, 2))]
     assert not world.view("MemberRegistry", "isMember", NEWCOMER.address)
     assert not world.view("MemberRegistry", "hasRoles", NEWCOMER.address, 0)
+    assert world.view("MemberRegistry", "member", NEWCOMER.address) == (False, 0, 600, 2, b"\x05" * 32)
 
 
 def test_revocation_by_anybody_else_is_refused(world: World, reverts: Reverts) -> None:

@@ -8,11 +8,18 @@ sign for nobody. (Signatures are bound to chain id and ledger, so those of the f
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import urllib.request
+from http.client import HTTPException
+from typing import Any
 
 from koinon.config import FederationFile
-from koinon.errors import ContractMissing, LedgerError, WrongChain
+from koinon.errors import ChainUnreachable, ContractMissing, LedgerError, WrongChain
+from koinon.reading import Reader
 
+REQUEST_TIMEOUT_SECONDS = 10.0
+REPLY_BYTES_MAX = 8 << 20
 RETRY_SECONDS = 1.0
 RETRY_SECONDS_MAX = 30.0
 
@@ -49,15 +56,32 @@ class ChainCheck:
             pause = min(2 * pause, RETRY_SECONDS_MAX)
 
     def _compare(self) -> None:
-        from koinon.ledger import Ledger  # web3 takes a second or two to import: not before this replica serves
-
         federation = self._federation
-        ledger = Ledger.connect(federation.network)
-        if (epoch := ledger.epoch()) < federation.epoch:
+        chain = Reader(federation.network, _JsonRpc(federation.rpc))
+        chain.verify_network()
+        if (epoch := chain.epoch()) < federation.epoch:
             raise WrongChain(f"the chain is in epoch {epoch}, federation.json in {federation.epoch}")
-        record = ledger.committee(federation.epoch)
-        if record.addresses != federation.replica_addresses:
+        if chain.committee(federation.epoch).addresses != federation.replica_addresses:
             raise WrongChain(
                 f"the chain's committee of epoch {federation.epoch} is not the one of federation.json",
                 hint="ask the registrar for the current federation.json",
             )
+
+
+class _JsonRpc:
+    """A few reads at the start: web3, which takes two seconds and 60 MiB to import, would be too much for them."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __call__(self, method: str, *params: Any) -> Any:
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
+        request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_SECONDS) as response:
+                reply = json.loads(response.read(REPLY_BYTES_MAX))
+            if "error" in reply:
+                raise LedgerError(f"the chain refuses {method}: {str(reply['error'])[:200]}")
+            return reply["result"]
+        except (OSError, ValueError, KeyError, TypeError, HTTPException) as error:
+            raise ChainUnreachable(f"no answer from the chain at {self._url}: {type(error).__name__}") from error

@@ -13,14 +13,16 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
+from typing import Any, TypeVar
 
 from aiohttp import web
 
 from koinon.client import CommitteeClient
 from koinon.config import write_atomically
-from koinon.errors import ConfigError, KoinonError, LedgerError, RemoteError, TrainingError
+from koinon.errors import ConfigError, KoinonError, LedgerError, RemoteError, TrainingError, Unavailable
 from koinon.ledger import Ledger
 from koinon.observe import configure_logging, refused
 from koinon.rounds.state import Member
@@ -39,11 +41,13 @@ MEMBERSHIP_SECONDS = 10.0
 """How long the node's membership is taken for granted before it is looked up again."""
 BACKOFF_FIRST_SECONDS = 0.5
 BACKOFF_MAX_SECONDS = 10.0
+ANSWER_SECONDS = 15.0
 LOAD_SECONDS = 300.0
 OVERRUNS_MAX = 4
 """So many calls of the user's code that never ended are borne; then the process ends, to be started afresh."""
 
 log = logging.getLogger("koinon.node.agent")
+T = TypeVar("T")
 
 
 class Agent:
@@ -159,7 +163,7 @@ class Agent:
         """Whether the committee knows this node; hands in the home's admission when it does not, or has a newer one."""
         if self._member is not None and time.monotonic() - self._member_seen < MEMBERSHIP_SECONDS:
             return True
-        member = (await committee.members()).get(self._node)
+        member = (await _soon(committee.members())).get(self._node)
         if member is None or not member.active or not member.roles & Role.NODE:
             if self._member is not None:
                 log.warning("membership ended")
@@ -169,7 +173,7 @@ class Agent:
             self._member = None
             if not await self._hand_in(member):
                 return False
-            member = (await committee.members()).get(self._node)
+            member = (await _soon(committee.members())).get(self._node)
         if member is None or not member.active or not member.roles & Role.NODE:
             return False
         known, self._member, self._member_seen = self._member, member, time.monotonic()
@@ -208,7 +212,7 @@ class Agent:
                     raise error
                 else:
                     log.error("follower failed", exc_info=error, extra={"task": identity.hex()})
-        tasks = await committee.tasks()
+        tasks = await _soon(committee.tasks())
         self.fire(Event.FOUND)
         for identity, task in tasks.items():
             last = task.current()
@@ -240,6 +244,14 @@ class Agent:
 
     def _examples_max(self) -> int:
         return self._member.examples_max if self._member else 1
+
+
+async def _soon(answer: Coroutine[Any, Any, T]) -> T:
+    """An answer of the committee; Unavailable when replicas hang instead of refusing."""
+    try:
+        return await asyncio.wait_for(answer, ANSWER_SECONDS)
+    except TimeoutError:
+        raise Unavailable(f"the committee gave no answer within {ANSWER_SECONDS:g} s") from None
 
 
 def run_agent(home: Home) -> None:

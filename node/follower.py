@@ -16,6 +16,7 @@ from typing import Protocol
 from prometheus_client import Counter
 
 from koinon.client import CommitteeClient
+from koinon.encoding import keccak
 from koinon.errors import (
     ConfigError,
     KoinonError,
@@ -138,6 +139,7 @@ class Follower:
         finally:
             self._owner.fire(Event.ENDED, **about)
         line = {**about, **timing.seconds, "examples": record.examples, "resent": resent}
+        line["update"] = keccak(record.update).hex()
         _append(self._home, {**line, "time_ms": time.time_ns() // 1_000_000})
         ROUNDS.labels("resent" if resent else "submitted").inc()
         log.info("update submitted", extra=line)

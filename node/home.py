@@ -114,6 +114,7 @@ async def register(home: Home) -> dict[str, object]:
     """
     from koinon.admission import load_admission
 
+    home.require_node()
     enrol = load_admission(home.admission)
     admission, mine = enrol.admission, home.signer.address
     if admission.member != mine:

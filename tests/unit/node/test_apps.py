@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from node.apps import App, scalar
-from node.participation import millionths
 
 from koinon.config import NodeSettings
 from koinon.errors import ConfigError, TrainingError
 from koinon.learning.parameters import from_arrays
+from node.apps import App, scalar
+from node.participation import millionths
 
 GOOD = """
 import numpy as np
@@ -60,9 +60,9 @@ def test_an_app_is_told_its_partition_and_the_tasks_config(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "wrapping",
     [
-        "Wrapped = type('Wrapped', (), {})\ndef made(context):\n    w = Wrapped(); w.numpy_client = Client(context); return w",
+        "class Wrapped: pass\ndef made(c):\n    w = Wrapped(); w.numpy_client = Client(c); return w",
         "made = Client",
-        "def made(context):\n    return type('Bare', (Client,), {'__init__': lambda self: setattr(self, 'context', context)})",
+        "def made(c):\n    return type('Bare', (Client,), {'__init__': lambda self: setattr(self, 'context', c)})",
     ],
     ids=["Flower's to_client()", "a class", "a function that returns a class"],
 )

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from node import data
 
 from koinon.errors import BlobMismatch, ConfigError, Malformed, Unavailable
+from node import data
 
 
 def idx(array: np.ndarray) -> bytes:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from node.lifecycle import TABLE, Event, State, advance
 
 from koinon.errors import InvariantBroken
+from node.lifecycle import TABLE, Event, State, advance
 
 
 def test_a_node_walks_from_admission_through_a_round() -> None:

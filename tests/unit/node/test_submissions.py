@@ -4,11 +4,11 @@ import stat
 from pathlib import Path
 
 import pytest
-from node.submissions import Submission, Submissions
 
 from koinon.encoding import encode, keccak
 from koinon.errors import Malformed
 from koinon.rounds.operations import SubmitUpdate, decode_operation
+from node.submissions import Submission, Submissions
 
 TASK = keccak(b"task")
 

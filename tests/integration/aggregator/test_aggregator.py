@@ -19,6 +19,8 @@ from koinon.signing import seal
 from koinon.wire import Contribution
 from tests.integration.aggregator.world import Participant, World, create_task, escrow, see_through, until
 
+KILLS = 4
+
 
 def exactly_once(world: World, task: bytes, rounds: int) -> None:
     for name in ("RoundOpened", "RoundCommitted"):
@@ -63,7 +65,7 @@ def test_an_aggregator_killed_again_and_again_finishes_each_round_once(world: Wo
 
     def kill_sometimes() -> None:
         nonlocal kills
-        if kills < 6:
+        if kills < KILLS:
             kills += 1
             until(lambda: world.ask_aggregator("/readyz"), "the aggregator after a kill")
             time.sleep(dice.uniform(0.0, 1.0))
@@ -71,13 +73,13 @@ def test_an_aggregator_killed_again_and_again_finishes_each_round_once(world: Wo
             world.start_aggregator()
 
     async def scenario() -> None:
-        task = await create_task(world, "node-1", rounds=4)
-        state = await see_through(world, nodes, task, rounds=4, seconds=90, meanwhile=kill_sometimes)
-        assert [each.phase for each in state.rounds] == ["certified"] * 4
-        exactly_once(world, task, 4)
+        task = await create_task(world, "node-1", rounds=3)
+        state = await see_through(world, nodes, task, rounds=3, seconds=180, meanwhile=kill_sometimes)
+        assert [each.phase for each in state.rounds] == ["certified"] * 3
+        exactly_once(world, task, 3)
 
     asyncio.run(scenario())
-    assert kills == 6
+    assert kills == KILLS
 
 
 def test_a_silent_node_costs_the_deadline_and_no_more(world: World, nodes: list[Participant]) -> None:

@@ -161,6 +161,7 @@ contract RoundLedger is IRoundLedger, EIP712 {
     function _createTask(bytes32 id, bytes32 spec, bytes32 initialModel, uint64 budget) private {
         if (!REGISTRY.isMember(msg.sender)) revert RoundLedger__NotMember(msg.sender);
         if (initialModel == 0) revert RoundLedger__ZeroDigest();
+        if (id != keccak256(abi.encode(msg.sender, spec))) revert RoundLedger__ForeignTask(id, msg.sender);
         Task storage created = _tasks[id];
         if (created.submitter != address(0)) revert RoundLedger__TaskExists(id);
         created.submitter = msg.sender;

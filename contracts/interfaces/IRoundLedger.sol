@@ -89,6 +89,9 @@ interface IRoundLedger is IDomain {
     /// @notice The caller lacks the role that this needs.
     error RoundLedger__MissingRole(address account, uint8 role);
 
+    /// @notice A task is named by its submitter and its spec: keccak256(abi.encode(submitter, spec)).
+    error RoundLedger__ForeignTask(bytes32 task, address sender);
+
     /// @notice A task with this identity exists.
     error RoundLedger__TaskExists(bytes32 task);
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import msgspec
 
-from koinon.encoding import Message, decode, encode, keccak
+from koinon.encoding import Message, decode, digest, encode, keccak
 from koinon.errors import BadSignature, Malformed, Rejected, UnknownSigner
 from koinon.signing import Domain, Typed, recover, signing_digest
 from koinon.wire import Receipt, Role, RoundCertificate, SignedReceipt
@@ -156,8 +156,9 @@ class Federation:
             refuse("admission", "the admission names another party than the sender")
         self._require_registrar(admission, operation.signature)
         known = self.state.members.get(sender)
-        if known is not None and admission.serial <= known.serial:
-            refuse("admission", f"serial {admission.serial} is not above {known.serial}, the last one used")
+        used = known.serial if known is not None else 0
+        if admission.serial <= used:
+            refuse("admission", f"serial {admission.serial} is not above {used}, the last one used")
         self.state.members[sender] = Member(
             roles=admission.roles,
             examples_max=admission.examples_max,
@@ -415,8 +416,8 @@ class Federation:
 
 
 def task_identity(submitter: bytes, operation: CreateTask) -> bytes:
-    """32 bytes that name a task: its spec and who submitted it."""
-    return keccak(b"koinon task" + submitter + encode(operation.spec))
+    """32 bytes that name a task; the contract computes the same: keccak256(abi.encode(submitter, digest(spec)))."""
+    return keccak(submitter.rjust(32, b"\0") + digest(operation.spec))
 
 
 def refuse(rule: str, message: str) -> NoReturn:

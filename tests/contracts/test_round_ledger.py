@@ -62,6 +62,11 @@ def test_task_is_created_once(world: World, reverts: Reverts) -> None:
         world.create_task()
 
 
+def test_member_cannot_take_the_identity_of_another_members_task(world: World, reverts: Reverts) -> None:
+    with reverts("RoundLedger__ForeignTask", to_hex(TASK), to_hex(world.node.address)):
+        world.send(world.node, "RoundLedger", "createTask", TASK, SPEC, INITIAL, 0)
+
+
 def test_task_needs_an_initial_model(world: World, reverts: Reverts) -> None:
     with reverts("RoundLedger__ZeroDigest"):
         world.send(world.user, "RoundLedger", "createTask", TASK, SPEC, bytes(32), 0)

@@ -22,7 +22,7 @@ CLOSE_DELAY_S = 1_000
 START_S = 1_700_000_000
 INTERFACES = {name: Interface(artifact(name).abi) for name in CONTRACTS}
 
-TASK, SPEC, INITIAL = (keccak(word) for word in (b"task", b"spec", b"initial"))
+
 
 _REVERT = re.compile(r"Revert \{.*output: (0x[0-9a-f]*)")
 
@@ -48,6 +48,15 @@ class Done:
 def key(name: str) -> Signer:
     """The same key for the same name, always."""
     return Signer(keccak(name.encode()))
+
+
+def task_of(submitter: Signer, spec: bytes) -> bytes:
+    """The identity that the contract accepts for a task."""
+    return keccak(submitter.address.rjust(32, b"\0") + spec)
+
+
+SPEC, INITIAL = keccak(b"spec"), keccak(b"initial")
+TASK = task_of(key("user"), SPEC)
 
 
 def sealing_keys(count: int) -> list[bytes]:

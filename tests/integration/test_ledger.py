@@ -70,8 +70,9 @@ def admit(ledger: Ledger, member: bytes, roles: Role) -> Admission:
 
 
 def new_task(ledger: Ledger, budget: int = 0) -> bytes:
-    task = keccak(b"task %d" % next(_tasks))
-    ledger.create_task(task, SPEC, INITIAL, budget)
+    spec = keccak(b"spec %d" % next(_tasks))
+    task = keccak(OPERATOR.address.rjust(32, b"\0") + spec)
+    ledger.create_task(task, spec, INITIAL, budget)
     return task
 
 

@@ -60,7 +60,7 @@ class World:
         path = self.app.parent / f"{name}.toml"
         path.write_text(
             f'app = "numbers"\nname = "{name}"\nrounds = {rounds}\nround_seconds = {seconds}\nmode = "{mode}"\n'
-            f'reward = {reward}\ncohort_min = 3\nclip = 4.0\n[config]\nrun = "{name}"\n'
+            f'reward = {reward}\ncohort_min = 3\nclip = 4.0\nbits = 24\n[config]\nrun = "{name}"\n'
         )
         return path
 

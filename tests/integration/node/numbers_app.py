@@ -1,7 +1,7 @@
 """A user module for tests: the model is one vector that walks towards the node's own number.
 
-A file `fault-<partition>` beside it says what goes wrong: raise, nan, shape, or wait (until the file is gone). Each call
-of `fit` leaves a line in `fits-<partition>`.
+A file `fault-<partition>` beside it says what goes wrong: raise, nan, shape, or wait (until the file is gone). Each
+call of `fit` leaves a line in `fits-<partition>`.
 """
 
 from __future__ import annotations

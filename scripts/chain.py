@@ -13,6 +13,7 @@ signatures made for a chain of the same id would be good on it.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import secrets
@@ -30,6 +31,7 @@ from koinon.errors import ConfigError, KoinonError
 from .npm import Package, fetch
 
 ANVIL_VERSION = "1.7.1"
+STATE_FILE = "anvil.json"
 STATE_INTERVAL_S = 1
 ENGINES = ("auto", "anvil", "embedded")
 
@@ -48,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         chain_id = choose_chain_id(options.chain_id, options.data)
         engine, program = choose_engine(options.engine)
         if engine == "anvil":
+            if options.data is not None:
+                keep_first_genesis(options.data / STATE_FILE)
             command = anvil_command(
                 program, options.host, options.port, chain_id, data=options.data, block_time_s=options.block_time
             )
@@ -135,11 +139,33 @@ def anvil_command(
     command += ["--hardfork", "cancun", "--accounts", "1", "--balance", "0"]
     command += ["--block-base-fee-per-gas", "0", "--gas-price", "0", "--disable-min-priority-fee"]
     if data is not None:
-        command += ["--state", str(data / "anvil.json"), "--state-interval", str(STATE_INTERVAL_S)]
+        command += ["--state", str(data / STATE_FILE), "--state-interval", str(STATE_INTERVAL_S)]
         command += ["--preserve-historical-states", "--cache-path", str(data / "cache")]
     if block_time_s:
         command += ["--block-time", f"{block_time_s:g}"]
     return command
+
+
+def keep_first_genesis(state: Path) -> None:
+    """Drop every block 0 but the oldest from anvil's state file; ConfigError when it cannot be read.
+
+    anvil 1.7 makes a block 0 at every start, keeps those of earlier starts too, and after the second restart any of
+    them may answer as the genesis. One that is in the file when anvil starts wins over the one that it makes.
+    """
+    if not state.is_file() or state.stat().st_size == 0:
+        return
+    try:
+        kept = json.loads(state.read_bytes())
+        geneses = [block for block in kept["blocks"] if int(block["header"]["number"], 16) == 0]
+        if len(geneses) < 2:
+            return
+        first = min(geneses, key=lambda block: int(block["header"]["timestamp"], 16))
+        kept["blocks"] = [block for block in kept["blocks"] if block is first or block not in geneses]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{state} cannot be read: {error}", hint="bring a copy back, or start a new chain") from None
+    draft = state.with_suffix(".draft")
+    draft.write_text(json.dumps(kept))
+    draft.replace(state)
 
 
 def _become(command: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ stop does not wait for a chain that does not answer. What was under way is in th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -100,10 +101,7 @@ class Anchor:
         """Until a job of `task` was confirmed or postponed, at most `timeout_seconds`."""
         event = self._changes.setdefault(task, asyncio.Event())
         event.clear()
-        try:
-            await asyncio.wait_for(event.wait(), timeout_seconds)
-        except TimeoutError:
-            return
+        await _wait(event, timeout_seconds)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -111,10 +109,7 @@ class Anchor:
             while True:
                 self._awake.clear()
                 pause = self._start_due()
-                try:
-                    await asyncio.wait_for(self._awake.wait(), pause)
-                except TimeoutError:
-                    continue
+                await _wait(self._awake, pause)
         finally:
             for job in self._running.values():
                 job.cancel()
@@ -162,6 +157,13 @@ class Anchor:
             self._outbox.confirm(job, transaction, now_ms=now_ms())
             ANCHORED.labels(job.kind.name.lower()).inc()
             log.info("anchored", extra={**about, "transaction": to_hex(transaction) if transaction else "held already"})
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Until `event`, at most `seconds`. Not asyncio.wait_for: before Python 3.12 it may swallow a cancellation."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def tell(ledger: Ledger, job: Job) -> TransactionRecord | None:

@@ -126,8 +126,9 @@ def fill(anchor: Anchor, ledger: Ledger, task: bytes) -> None:
 
 
 def new_task(ledger: Ledger, name: str) -> bytes:
-    task = keccak(name.encode())
-    ledger.create_task(task, keccak(b"spec"), model(0), 0)
+    spec = keccak(name.encode())
+    task = keccak(AGGREGATOR.address.rjust(32, b"\0") + spec)  # as koinon.rounds.law.task_identity
+    ledger.create_task(task, spec, model(0), 0)
     return task
 
 
@@ -250,6 +251,23 @@ def test_jobs_that_are_queued_again_by_mistake_change_nothing_on_chain(tmp_path:
     kept = outbox.get(task, 1, Kind.COMMIT_ROUND)
     assert kept is not None
     assert len(kept.transaction) == 32  # of the transaction that did it
+
+
+def test_a_cancellation_that_meets_a_wake_up_is_not_lost(tmp_path: Path, network: Network) -> None:
+    """Found by a hang: asyncio.wait_for of Python 3.11 returns, and forgets to be cancelled, when both come at once."""
+    anchor = Anchor(Ledger(network, AGGREGATOR), Outbox(tmp_path / "outbox.sqlite"))
+
+    async def scenario() -> None:
+        working = asyncio.create_task(anchor.run())
+        await asyncio.sleep(0.05)
+        anchor._awake.set()
+        await asyncio.sleep(0)
+        working.cancel()
+        async with asyncio.timeout(2):
+            await asyncio.gather(working, return_exceptions=True)
+        assert working.cancelled()
+
+    asyncio.run(scenario())
 
 
 def test_waiting_for_a_task_ends_when_one_of_its_jobs_moves(tmp_path: Path, network: Network) -> None:

@@ -14,7 +14,7 @@ from scripts._follow import anchored, follow, last_certified, newest_task, settl
 from scripts.demo import APP
 from scripts.federation import LocalFederation
 
-TASK_SECONDS = 120.0
+TASK_SECONDS = 240.0
 TASK = """
 name = "{name}"
 app = "digits"
@@ -43,7 +43,7 @@ def submit(
     mode: str = "shares",
     rounds: int = 2,
     epochs: int = 1,
-    round_seconds: int = 60,
+    round_seconds: int = 120,
 ) -> bytes:
     """Submit a digits task; its identity."""
     path = federation.folder / f"{name}.toml"
@@ -73,19 +73,20 @@ def complete(federation: LocalFederation, identity: bytes) -> Task:
     return asyncio.run(wait())
 
 
-def wait_for_round(federation: LocalFederation, identity: bytes, number: int, phases: tuple[str, ...]) -> Round:
-    """The round once it is in one of `phases`."""
+def wait_for_training(federation: LocalFederation, identity: bytes) -> Round:
+    """A round of the task that is in training right now; the first one may be over before anybody looks."""
 
     async def wait() -> Round:
         deadline = time.monotonic() + TASK_SECONDS
         async with CommitteeClient(federation.file) as client:
             while time.monotonic() < deadline:
-                task = await client.task(identity, rounds=0)
-                found = task.round(number)
-                if found is not None and found.phase in phases:
+                task = await client.task(identity, rounds=1)
+                assert task.status == "active", "the task was over before a round was seen in training"
+                found = task.current()
+                if found is not None and found.phase == "training" and not found.submissions:
                     return found
                 await asyncio.sleep(0.02)
-        raise TimeoutError(f"round {number} is not {' or '.join(phases)} after {TASK_SECONDS:.0f} s")
+        raise TimeoutError(f"no round is in training after {TASK_SECONDS:.0f} s")
 
     return asyncio.run(wait())
 

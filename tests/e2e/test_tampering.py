@@ -12,12 +12,16 @@ from zlib import crc32
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from koinon.audit.archives import read_archive
 from koinon.encoding import encode
 from koinon.wire import CommittedBatch
+from scripts.audit import app
 from scripts.federation import ROOT, module
 from tests.e2e.helpers import complete, small_federation, submit
+
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +37,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         altered = first_blob(folder, 2)
         content = altered.read_bytes()
         altered.write_bytes(flipped(content))
-        live = audit_of(folder, "--home", home)
-        assert live.returncode == 1
-        assert "replica 2 has a false copy" in live.stdout.splitlines()[-1]
+        code, out = audit_of(folder, "--home", home)
+        assert code == 1
+        assert "replica 2 has a false copy" in out.splitlines()[-1]
         altered.write_bytes(content)
     return folder
 
@@ -48,16 +52,17 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def audit_of(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    arguments = options or ("--offline", str(folder))
-    return subprocess.run([*module("scripts.audit"), *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+def audit_of(folder: Path, *options: str) -> tuple[int, str]:
+    """Exit code and standard output of koinon-audit, in this process (a new one imports for seconds)."""
+    done = CliRunner().invoke(app, list(options or ("--offline", str(folder))))
+    return done.exit_code, done.stdout
 
 
 def first_lie(folder: Path) -> str:
     """The last line of an audit that has to fail."""
-    done = audit_of(folder)
-    assert done.returncode == 1, done.stdout + done.stderr
-    return done.stdout.splitlines()[-1]
+    code, out = audit_of(folder)
+    assert code == 1, out
+    return out.splitlines()[-1]
 
 
 def replica(folder: Path, index: int) -> Path:
@@ -86,10 +91,10 @@ def rewrite_archive(folder: Path, index: int, entries: list[CommittedBatch]) -> 
 
 
 def test_the_untouched_run_passes_offline(run: Path) -> None:
-    done = audit_of(run)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1].startswith("PASS")
-    assert "FAIL" not in done.stdout
+    code, out = audit_of(run)
+    assert code == 0, out
+    assert out.splitlines()[-1].startswith("PASS")
+    assert "FAIL" not in out
 
 
 def test_a_flipped_byte_in_a_blob_names_its_file_and_holder(run: Path) -> None:
@@ -145,13 +150,14 @@ def test_a_changed_rewards_root_on_chain_names_the_round(run: Path) -> None:
 
 def test_without_the_kept_chain_the_audit_says_what_it_could_not_check(run: Path) -> None:
     (run / "chain.json").unlink()
-    done = audit_of(run)
-    assert done.returncode == 0
-    assert "SKIP" in done.stdout
-    assert "could not be made" in done.stdout.splitlines()[-1]
+    code, out = audit_of(run)
+    assert code == 0
+    assert "SKIP" in out
+    assert "could not be made" in out.splitlines()[-1]
 
 
 def test_a_folder_without_a_federation_is_a_wrong_option(tmp_path: Path) -> None:
-    done = audit_of(tmp_path)
+    command = [*module("scripts.audit"), "--offline", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "hint:" in done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,9 @@ from koinon.rounds.operations import SubmitUpdate, decode_operation
 from koinon.signing import authenticate
 from koinon.wire import Request
 from scripts.federation import LocalFederation
-from tests.e2e.helpers import complete, small_federation, submit, wait_for_round
+from tests.e2e.helpers import complete, small_federation, submit, wait_for_training
+
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -46,28 +47,28 @@ def test_two_rounds_are_trained_certified_anchored_and_audited(federation: Local
 
 
 def test_a_round_is_certified_although_primary_and_aggregator_were_killed_in_it(federation: LocalFederation) -> None:
-    identity = submit(federation, "killed", rounds=2, epochs=5)
-    wait_for_round(federation, identity, 1, ("training",))
+    identity = submit(federation, "killed", rounds=3, epochs=20)
+    wait_for_training(federation, identity)
     federation.kill("replica-0")
     federation.kill("aggregator")
     federation.restart("aggregator")
     task = complete(federation, identity)
-    assert [each.phase for each in task.rounds] == ["certified", "certified"]
+    assert [each.phase for each in task.rounds] == ["certified"] * 3
     federation.restart("replica-0")
     audit(federation, "killed")
 
 
 def test_a_node_killed_in_a_round_contributes_once(federation: LocalFederation) -> None:
-    identity = submit(federation, "once", rounds=2, epochs=5)
-    opened = wait_for_round(federation, identity, 1, ("training",))
+    identity = submit(federation, "once", rounds=3, epochs=20)
+    opened = wait_for_training(federation, identity)
     federation.kill("node-1")
     federation.restart("node-1")
     task = complete(federation, identity)
     home = federation.home("node-1")
     node = party_signer(home, load_party(home)).address
     assert node in opened.cohort
-    assert [node in each.submissions for each in task.rounds] == [True, True]
-    assert task.rewards[node] == 2 * 3
+    assert [node in each.submissions for each in task.rounds] == [True] * 3
+    assert task.rewards[node] == 3 * 3
     for round_ in task.rounds:
         said = {each.update for each in submissions(federation, identity, node) if each.round == round_.number}
         assert said == {round_.submissions[node].update}
@@ -86,14 +87,3 @@ def submissions(federation: LocalFederation, identity: bytes, node: bytes) -> li
             if said.sender == node and isinstance(operation, SubmitUpdate) and operation.task == identity:
                 found.append(operation)
     return found
-
-
-def test_a_stopped_federation_leaves_no_process(tmp_path: Path) -> None:
-    from tests.e2e.helpers import processes_naming
-
-    runner = LocalFederation(tmp_path, replicas=4, nodes=0)
-    with runner:
-        assert len(runner.pids) == 6
-        assert processes_naming(str(tmp_path))
-    assert runner.pids == {}
-    assert processes_naming(str(tmp_path)) == []

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from koinon.client import CommitteeClient
-from koinon.errors import RemoteError
+from koinon.errors import Missing, RemoteError
 from koinon.rounds.state import Round, Task
 
 from .console import TASK_ENDED_BADLY, emit, err, out, percent, say, short
@@ -22,6 +22,8 @@ ROUNDS_WATCHED = 6
 EVALUATION_PATIENCE_SECONDS = 15.0
 """How long after the last round's certificate its accuracy is waited for."""
 SILENCE_SECONDS_MAX = 120.0
+UNKNOWN_SECONDS_MAX = 10.0
+"""Replicas that lag may not know a task that was just created; after that it does not exist."""
 PAUSE_SECONDS = 1.0
 
 Event = dict[str, Any]
@@ -156,7 +158,8 @@ async def snapshots(committee: CommitteeClient, identity: bytes) -> AsyncIterato
         try:
             task = await committee.watch_task(identity, after=version, wait_ms=WATCH_MS, rounds=rounds)
         except RemoteError as error:
-            if time.monotonic() - heard > SILENCE_SECONDS_MAX:
+            patience = UNKNOWN_SECONDS_MAX if isinstance(error, Missing) else SILENCE_SECONDS_MAX
+            if time.monotonic() - heard > patience:
                 raise
             say(f"the committee does not answer ({error.message[:120]}); trying again")
             await asyncio.sleep(PAUSE_SECONDS)

@@ -35,7 +35,7 @@ from .federation import ROOT, LocalFederation, environment, exit_on_sigterm, mod
 
 EXAMPLE = ROOT / "examples" / "digits"
 APP = f"digits={EXAMPLE / 'client.py'}:client_fn"
-PAILLIER_BITS = 2048
+PAILLIER_BITS = 3072
 """The least that the mode allows, so that the demo stays short; provisioning defaults to 3072."""
 BASELINE_SECONDS = 300
 AUDIT_SECONDS = 300

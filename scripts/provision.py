@@ -40,7 +40,8 @@ from ._homes import PASSWORD, PORT_BASE_DEFAULT, Plan, fresh_serial, make_privat
 from ._provisioning import Provisioning
 
 CREDITS_DEFAULT = 1_000_000
-EXAMPLES_DEFAULT = 100_000
+EXAMPLES_DEFAULT = 2_000
+"""Near the size of real data sets: an update of s samples is weighted s / cap before it is rounded to its bits."""
 ROLES = {"node": Role.NODE, "aggregator": Role.AGGREGATOR, "auditor": Role.AUDITOR}
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)

@@ -36,7 +36,7 @@ from .federation import ROOT, LocalFederation, environment, exit_on_sigterm, mod
 EXAMPLE = ROOT / "examples" / "digits"
 APP = f"digits={EXAMPLE / 'client.py'}:client_fn"
 PAILLIER_BITS = 3072
-"""The least that the mode allows, so that the demo stays short; provisioning defaults to 3072."""
+"""The advised size, which provisioning takes by default, too."""
 BASELINE_SECONDS = 300
 AUDIT_SECONDS = 300
 TASK_SECONDS_MAX = 1800.0

@@ -15,9 +15,7 @@ from koinon.errors import OutOfRange
 from .mode import Values
 
 
-def quantise(
-    delta: NDArray[np.floating], *, clip: float, bits: int, weight: float, rng: np.random.Generator
-) -> Values:
+def quantise(delta: NDArray[np.floating], *, clip: float, bits: int, weight: float, rng: np.random.Generator) -> Values:
     """float[d] -> int64[d] with |x| <= 2^(bits-1) - 1. Raises OutOfRange on NaN or infinity."""
     flat = np.asarray(delta, dtype=np.float64).ravel()
     if not np.isfinite(flat).all():

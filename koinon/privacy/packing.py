@@ -52,9 +52,7 @@ class Slots:
         """Sums of `summands` packed integers, each below 2^integer_bits -> the sums of the values, int64."""
         width = (self.integer_bits + 7) // 8
         raw = np.frombuffer(b"".join(i.to_bytes(width, "little") for i in integers), dtype=np.uint8)
-        bits = np.unpackbits(
-            raw.reshape(self.integers, width), axis=1, count=self.integer_bits, bitorder="little"
-        )
+        bits = np.unpackbits(raw.reshape(self.integers, width), axis=1, count=self.integer_bits, bitorder="little")
         packed = np.zeros((self.integers * self.count, 8), dtype=np.uint8)
         rows = np.packbits(bits.reshape(-1, self.width), axis=1, bitorder="little")
         packed[:, : rows.shape[1]] = rows

@@ -191,9 +191,7 @@ def _roots(key: PublicKey, residues: Sequence[mpz], partials: Mapping[int, Seque
     inverse = _inverse_combination(key, partials)
     exponents = _Exponents.of(key)
     raised = powers(inverse, exponents.minus_u, key.n)
-    return [
-        w * gmpy2.powmod(x, exponents.v, key.n) % key.n for w, x in zip(raised, residues, strict=True)
-    ]
+    return [w * gmpy2.powmod(x, exponents.v, key.n) % key.n for w, x in zip(raised, residues, strict=True)]
 
 
 def _inverse_combination(key: PublicKey, partials: Mapping[int, Sequence[mpz]]) -> list[mpz]:
@@ -274,9 +272,7 @@ def _collect(
 
 
 def _slots(setting: Setting, key: PublicKey) -> Slots:
-    return Slots.of(
-        dimension=setting.dimension, bits=setting.bits, cohort=setting.cohort, modulus_bits=key.bits
-    )
+    return Slots.of(dimension=setting.dimension, bits=setting.bits, cohort=setting.cohort, modulus_bits=key.bits)
 
 
 def _sum(setting: Setting, key: PublicKey, publics: Mapping[bytes, bytes]) -> list[mpz]:

@@ -97,9 +97,7 @@ class PublicKey:
         return factorial(self.replicas)
 
 
-def generate_key(
-    bits: int, replicas: int, entropy: Entropy, *, epoch: int = 0
-) -> tuple[bytes, tuple[bytes, ...]]:
+def generate_key(bits: int, replicas: int, entropy: Entropy, *, epoch: int = 0) -> tuple[bytes, tuple[bytes, ...]]:
     """A dealer's work: the public key, and one secret share a replica (both encoded).
 
     Forget the process that ran this. ConfigError for a size or a committee that the mode does not carry.
@@ -117,18 +115,14 @@ def generate_primes(bits: int, entropy: Entropy) -> tuple[mpz, mpz]:
             return p, q
 
 
-def deal(
-    p: mpz, q: mpz, replicas: int, entropy: Entropy, *, epoch: int = 0
-) -> tuple[bytes, tuple[bytes, ...]]:
+def deal(p: mpz, q: mpz, replicas: int, entropy: Entropy, *, epoch: int = 0) -> tuple[bytes, tuple[bytes, ...]]:
     """The public key of n = p*q and a share for each replica."""
     n = p * q
     bits = n.bit_length()
     _require_size(bits, replicas)
     h = -gmpy2.powmod(_below(n, entropy), 2, n) % n
     hs = gmpy2.powmod(h, n, n * n)
-    key = PaillierKey(
-        bits=bits, replicas=replicas, epoch=epoch, n=_wide(n, bits // 8), hs=_wide(hs, bits // 4)
-    )
+    key = PaillierKey(bits=bits, replicas=replicas, epoch=epoch, n=_wide(n, bits // 8), hs=_wide(hs, bits // 4))
     public_key = encode(key)
     root = gmpy2.invert(n, gmpy2.lcm(p - 1, q - 1))
     delta = factorial(replicas)
@@ -141,9 +135,7 @@ def deal(
         for coefficient in reversed(coefficients):
             value = value * (replica + 1) + coefficient
         width = (value.bit_length() + 7) // 8
-        shares.append(
-            encode(PaillierShare(key=keccak(public_key), replica=replica, share=_wide(value, width)))
-        )
+        shares.append(encode(PaillierShare(key=keccak(public_key), replica=replica, share=_wide(value, width))))
     return public_key, tuple(shares)
 
 
@@ -153,9 +145,7 @@ def key_of(setting: Setting) -> PublicKey:
         raise ConfigError("mode paillier needs a public key and the task has none")
     key = parse_key(setting.public_key)
     if key.replicas != setting.replicas:
-        raise ConfigError(
-            f"a Paillier key shared among {key.replicas} replicas, and a committee of {setting.replicas}"
-        )
+        raise ConfigError(f"a Paillier key shared among {key.replicas} replicas, and a committee of {setting.replicas}")
     return key
 
 

@@ -59,9 +59,7 @@ class Shares:
             _mask(masked, seed, np.subtract)
         commitments = (_commitment(setting, node, number, seed) for number, seed in enumerate(seeds))
         public = masked.tobytes() + b"".join(commitments)
-        pieces = (
-            _pack({number: seeds[number] for number in held_by(setting, i)}) for i in range(setting.replicas)
-        )
+        pieces = (_pack({number: seeds[number] for number in held_by(setting, i)}) for i in range(setting.replicas))
         return Protected(public, tuple(pieces))
 
     def check(self, setting: Setting, node: bytes, public: bytes, replica: int, piece: bytes) -> None:

@@ -23,7 +23,6 @@ START_S = 1_700_000_000
 INTERFACES = {name: Interface(artifact(name).abi) for name in CONTRACTS}
 
 
-
 _REVERT = re.compile(r"Revert \{.*output: (0x[0-9a-f]*)")
 
 

@@ -84,8 +84,7 @@ class Federation:
         )
         entropy = seeded(self.seed)
         self.protected = {
-            node(i): self.mode.protect(self.setting, node(i), values, entropy)
-            for i, values in enumerate(self.updates)
+            node(i): self.mode.protect(self.setting, node(i), values, entropy) for i, values in enumerate(self.updates)
         }
         self.digests, self.components = {}, {}
         for replica in range(self.replicas):

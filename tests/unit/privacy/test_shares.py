@@ -73,9 +73,7 @@ def test_the_extremes_of_the_ring_come_back_signed() -> None:
 def test_vectors_around_a_chunk_of_keystream_are_exact(extra: int) -> None:
     federation = Federation("shares", random_updates(2, CHUNK_BYTES // 4 + extra))
     np.testing.assert_array_equal(federation.open().values, federation.total)
-    np.testing.assert_array_equal(
-        what_a_coalition_is_left_with(federation, (0, 1)).view("<i4"), federation.updates[0]
-    )
+    np.testing.assert_array_equal(what_a_coalition_is_left_with(federation, (0, 1)).view("<i4"), federation.updates[0])
 
 
 @pytest.mark.parametrize("replicas", [4, 7, 10])

@@ -216,13 +216,16 @@ class Engine:
 
     async def _perform(self, effects: list[Effect]) -> None:
         written = [effect for effect in effects if isinstance(effect, Written)]
-        if written:
+        promised = any(isinstance(effect, Persist | StableCheckpoint) for effect in written)
+        if promised:
             await self.disk.run(lambda: self.disk.write(written))
         for effect in effects:
             self._speak(effect)
         if any(isinstance(effect, Committed | StableCheckpoint) for effect in written):
             self._gauge()
             self._changed()
+        if written and not promised:  # the archive alone: no answer has to wait for it
+            await self.disk.run(lambda: self.disk.write(written))
 
     def _speak(self, effect: Effect) -> None:
         match effect:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 import time
-from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from prometheus_client import Counter, Gauge
@@ -25,6 +23,7 @@ from koinon.observe import refused
 from koinon.records import TransactionRecord
 from koinon.rounds.operations import CompleteRound
 from koinon.rounds.state import Round
+from koinon.threads import in_thread
 
 from .outbox import Job, Kind, Outbox, Stage
 
@@ -36,32 +35,6 @@ JOBS = Gauge("koinon_outbox_jobs", "Jobs of the outbox by stage", ["stage"])
 
 log = logging.getLogger("koinon.aggregator.anchor")
 T = TypeVar("T")
-
-
-async def off_loop(function: Callable[..., T], *arguments: Any) -> T:
-    """The result of a blocking call, made in a daemon thread (asyncio.to_thread's threads are awaited at exit)."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
-
-    def work() -> None:
-        result, error = None, None
-        try:
-            result = function(*arguments)
-        except Exception as failure:
-            error = failure
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=work, daemon=True, name=getattr(function, "__name__", "call")).start()
-    return await future
 
 
 def now_ms() -> int:
@@ -144,7 +117,7 @@ class Anchor:
             log.info("taken up again", extra=about)
         self._outbox.start(job)
         try:
-            record = await off_loop(tell, self._ledger, job)
+            record = await in_thread(tell, self._ledger, job)
         except KoinonError as error:
             pause = self._outbox.postpone(job, error.message, now_ms=now_ms())
             refused("aggregator", error)

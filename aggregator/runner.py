@@ -21,9 +21,10 @@ from koinon.observe import refused
 from koinon.rounds.law import ABORTED_ROUNDS_MAX
 from koinon.rounds.operations import CloseRound, CompleteRound, OpenRound
 from koinon.rounds.state import Round, Task
+from koinon.threads import in_thread
 
 from . import scheduler
-from .anchor import Anchor, now_ms, off_loop
+from .anchor import Anchor, now_ms
 from .outbox import Kind, Outbox, Stage
 from .steps import Result, certify, open_closed
 from .timings import Timings
@@ -141,7 +142,7 @@ class Runner:
         if self._opened_on_chain == round_.number:
             return
         job = self._outbox.get(self.identity, round_.number, Kind.OPEN_ROUND)
-        if job is None or await off_loop(self._ledger.round, self.identity, round_.number) is None:
+        if job is None or await in_thread(self._ledger.round, self.identity, round_.number) is None:
             self._anchor.ensure(self.identity, round_, Kind.OPEN_ROUND)
         self._opened_on_chain = round_.number
 
@@ -183,7 +184,7 @@ class Runner:
 
     async def _anchored(self, task: Task) -> bool:
         """Whether the chain holds the last certificate and takes more; queues what it lacks, and waits a little."""
-        record = await off_loop(self._ledger.task, self.identity)
+        record = await in_thread(self._ledger.task, self.identity)
         if record is None:
             await self._idle("the chain does not know the task: its submitter has not escrowed the budget")
             return False
@@ -205,7 +206,7 @@ class Runner:
         seen = task.rounds[0].number <= committed + 1 if task.rounds else False
         full = task if seen else await self._client.task(self.identity, rounds=0)
         for round_ in scheduler.certified_after(full, committed):
-            if await off_loop(self._ledger.round, self.identity, round_.number) is None:
+            if await in_thread(self._ledger.round, self.identity, round_.number) is None:
                 self._anchor.ensure(self.identity, round_, Kind.OPEN_ROUND)
             self._anchor.ensure(self.identity, round_, Kind.COMMIT_ROUND)
         self.status.detail = f"the chain holds rounds up to {committed}"

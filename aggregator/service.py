@@ -24,8 +24,9 @@ from koinon.observe import refused
 from koinon.rounds.operations import Enrol
 from koinon.rounds.state import Task
 from koinon.service import application, listen
+from koinon.threads import in_thread
 
-from .anchor import Anchor, off_loop
+from .anchor import Anchor
 from .outbox import Outbox
 from .runner import Runner
 from .timings import FILE as TIMINGS_FILE
@@ -70,7 +71,7 @@ class Aggregator:
             stack.push_async_callback(served.cleanup)
             log.info("listening", extra={"host": address[0], "port": address[1]})
             client = await stack.enter_async_context(CommitteeClient(self.federation, self.signer))
-            ledger = await self._until_answered(lambda: off_loop(Ledger.connect, self.federation.network, self.signer))
+            ledger = await self._until_answered(lambda: in_thread(Ledger.connect, self.federation.network, self.signer))
             self._chain_seen = time.monotonic()
             await self._enrol(client, ledger)
             anchor = Anchor(ledger, self._outbox)
@@ -86,7 +87,7 @@ class Aggregator:
         enrol = load_admission(self.home / ADMISSION_FILE)
         if enrol.admission.member != self.signer.address:
             raise ConfigError(f"the admission in {self.home} is somebody else's")
-        await self._until_answered(lambda: off_loop(register, ledger, enrol))
+        await self._until_answered(lambda: in_thread(register, ledger, enrol))
         await self._until_answered(lambda: self._enrol_with_committee(client, enrol))
         self._enrolled = True
         log.info("enrolled", extra={"address": self.signer.address.hex()})
@@ -153,7 +154,7 @@ class Aggregator:
     async def _watch_chain(self, ledger: Ledger) -> None:
         while True:
             try:
-                await off_loop(ledger.block_number)
+                await in_thread(ledger.block_number)
                 self._chain_seen = time.monotonic()
             except KoinonError as error:
                 log.warning("chain does not answer", extra={"code": error.code, "reason": error.message})

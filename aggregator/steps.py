@@ -22,9 +22,8 @@ from koinon.privacy.mode import Opened
 from koinon.rounds.law import Federation
 from koinon.rounds.state import Round, State, Task
 from koinon.signing import Authenticated
+from koinon.threads import in_thread
 from koinon.wire import CertificateRequest, Contribution, RoundCertificate, SignedReceipt
-
-from .anchor import off_loop
 
 FETCHES_CONCURRENT_MAX = 8
 PATIENCE_FIRST_SECONDS = 0.25
@@ -59,7 +58,7 @@ async def open_closed(client: CommitteeClient, identity: bytes, task: Task, roun
         publics[node] = public_part(closed, node, updates[kept.update])
     parent = from_blob(await client.get_blob(round_.parent_model))
     contributions, opened = await _open(client, closed, publics)
-    model = await off_loop(_model, closed, parent, opened)
+    model = await in_thread(_model, closed, parent, opened)
     if opened.witness:
         await client.put_blob(opened.witness)
     stored = await client.put_blob(encode(make_opening(closed, contributions, opened.witness)))
@@ -76,7 +75,7 @@ async def _open(
         wanted = {digest for said in contributions.values() for _, digest in said.message.components}
         components |= await _fetch(client, wanted - set(components))
         try:
-            opened = await off_loop(open_round, closed, publics, contributions, components)
+            opened = await in_thread(open_round, closed, publics, contributions, components)
         except CannotOpen as error:
             failure = error
             log.warning("cannot open yet", extra={**_about(closed), "attempt": attempt, "reason": error.message})

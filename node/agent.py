@@ -249,7 +249,8 @@ class Agent:
 async def _soon(answer: Coroutine[Any, Any, T]) -> T:
     """An answer of the committee; Unavailable when replicas hang instead of refusing."""
     try:
-        return await asyncio.wait_for(answer, ANSWER_SECONDS)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await answer
     except TimeoutError:
         raise Unavailable(f"the committee gave no answer within {ANSWER_SECONDS:g} s") from None
 

@@ -75,10 +75,11 @@ async def evaluate(
 
     koinon evaluate digits --round 5 --json
     """
+    from koinon.threads import in_thread
+
     from .apps import App, scalar
     from .fetching import certified_models
     from .finding import find
-    from .home import in_thread
     from .participation import fit_config
 
     place = home_of(home)
@@ -91,7 +92,7 @@ async def evaluate(
     rows = []
     for number, certificate, parameters in models:
         told = fit_config(spec, number)
-        seen = await in_thread(lambda given=parameters, told=told: app.evaluate(given, told))  # type: ignore[misc]
+        seen = await in_thread(lambda given=parameters, told=told: app.evaluate(given, told))
         about = {"task": identity, "round": number, "model": certificate.model, "examples": seen.examples}
         if as_json:
             emit({**about, "accuracy": seen.accuracy, "loss": seen.loss})

@@ -114,9 +114,9 @@ async def stop(task: TaskArgument = None, home: HomeOption = None, as_json: Json
     koinon stop 3fa1c0 --json
     """
     from koinon.rounds.operations import StopTask
+    from koinon.threads import in_thread
 
     from .finding import choose
-    from .home import in_thread
 
     place = home_of(home)
     mine = place.signer.address
@@ -154,8 +154,9 @@ async def claim(task: TaskArgument = None, home: HomeOption = None, as_json: Jso
 
     koinon claim digits --json
     """
+    from koinon.threads import in_thread
+
     from .finding import find
-    from .home import in_thread
     from .rewards import claim_rewards
 
     place = home_of(home)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from koinon.client import CommitteeClient
 from koinon.learning.parameters import Parameters, from_blob
 from koinon.rounds.state import Round
+from koinon.threads import in_thread
 from koinon.wire import RoundCertificate
 
-from .home import Home, in_thread
+from .home import Home
 from .trust import require_certified, require_on_chain
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from koinon.config import FederationFile, PartyConfig, load_federation, load_party, party_signer
 from koinon.errors import ConfigError, LedgerError
 from koinon.signing import Signer
+from koinon.threads import in_thread
 
 if TYPE_CHECKING:
     from koinon.client import CommitteeClient
@@ -76,35 +74,6 @@ class Home:
                 f"{self.path} is the home of a {self.config.role}, not of a node",
                 hint="pass a node's home with --home, or set KOINON_HOME",
             )
-
-
-async def in_thread(call: Callable[[], T], *, timeout_seconds: float | None = None) -> T:
-    """The result of a blocking call, made in a daemon thread; TimeoutError when it takes too long.
-
-    A thread cannot be stopped: one that overran goes on and its result is thrown away.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
-
-    def work() -> None:
-        result, failure = None, None
-        try:
-            result = call()
-        except BaseException as error:
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is gone
-            loop.call_soon_threadsafe(settle, result, failure)
-
-    threading.Thread(target=work, daemon=True, name="koinon-worker").start()
-    return await asyncio.wait_for(future, timeout_seconds)
 
 
 async def register(home: Home) -> dict[str, object]:

@@ -28,10 +28,10 @@ from koinon.opening import round_setting
 from koinon.privacy import fixed_point, mode, piece_context, seal_to
 from koinon.rounds.operations import MILLION, SubmitUpdate, TaskSpec, decode_operation
 from koinon.rounds.state import Round, Task
+from koinon.threads import in_thread
 from koinon.wire import Piece, Update
 
 from .apps import App, Fitted, Scalar, scalar
-from .home import in_thread
 from .submissions import Submission, Submissions
 
 if TYPE_CHECKING:

@@ -18,10 +18,11 @@ from koinon.learning import strategy
 from koinon.learning.parameters import PARAMETERS_BYTES_MAX, Parameters
 from koinon.rounds.law import task_identity
 from koinon.rounds.operations import CreateTask
+from koinon.threads import in_thread
 from koinon.wire import Role
 
 from .apps import App, scalar
-from .home import Home, in_thread, register
+from .home import Home, register
 from .taskfile import TaskFile
 
 if TYPE_CHECKING:

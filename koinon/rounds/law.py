@@ -35,6 +35,9 @@ from .state import Genesis, Member, Round, State, Submission, Task, rewards_root
 TASKS_ACTIVE_MAX = 64
 ABORTED_ROUNDS_MAX = 3
 """So many rounds in a row without a quorum of updates end a task: it cannot be reached."""
+EVALUATION_WEIGHT_MAX = 2**23
+"""The most samples that one report counts for: COHORT_MAX reports of the largest loss then sum to less than 2^63, and
+a sum that no longer encodes would stop every replica at its next checkpoint."""
 
 RULES = {
     "malformed": "the operation's bytes are not an operation",
@@ -308,9 +311,10 @@ class Federation:
         if not 0 <= operation.accuracy <= 1_000_000 or not 0 <= operation.loss <= 1_000_000_000:
             refuse("evaluation", "accuracy lies in 0..1 and loss in 0..1000 (both in millionths)")
         seen.reporters.append(sender)
-        seen.examples += operation.examples
-        seen.loss_sum += operation.loss * operation.examples
-        seen.accuracy_sum += operation.accuracy * operation.examples
+        weight = min(operation.examples, EVALUATION_WEIGHT_MAX)
+        seen.examples += weight
+        seen.loss_sum += operation.loss * weight
+        seen.accuracy_sum += operation.accuracy * weight
         task.version += 1
         return Outcome()
 

@@ -19,12 +19,12 @@ import msgspec
 
 from koinon.blobs import require_digest
 from koinon.config import FederationFile
-from koinon.encoding import encode, keccak
+from koinon.encoding import decode, encode, keccak
 from koinon.errors import KoinonError, Missing, RemoteError, Replayed, Unavailable, UnknownSigner
 from koinon.rounds.law import decode_outcome
 from koinon.rounds.operations import Operation, Outcome
 from koinon.rounds.state import Member, Task
-from koinon.service import CONTENT_TYPE, client_tls, raise_refusal
+from koinon.service import BODY_BYTES_MAX, CONTENT_TYPE, client_tls, raise_refusal, read_answer
 from koinon.signing import Signer, authenticate, seal
 from koinon.wire import (
     BlobUpload,
@@ -144,7 +144,8 @@ class CommitteeClient:
     async def log(self, index: int, *, first: int, limit: int = 256) -> list[CommittedBatch]:
         """Entries of the ordered log from sequence `first`, as replica `index` keeps them; check the signatures."""
         raw = await self._call(index, "GET", f"/v1/log?from={first}&limit={limit}")
-        return msgspec.msgpack.decode(raw, type=list[CommittedBatch])
+        entries: list[CommittedBatch] = decode(list[CommittedBatch], raw, bytes_max=BODY_BYTES_MAX)
+        return entries
 
     # --- blobs and pieces ------------------------------------------------------------------------------------
 
@@ -340,7 +341,7 @@ class CommitteeClient:
                 headers={"Content-Type": CONTENT_TYPE, **(headers or {})},
                 **extra,  # type: ignore[arg-type]
             ) as response:
-                content = await response.read()
+                content = await read_answer(response, bytes_max=BODY_BYTES_MAX)
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"{where} does not answer ({type(error).__name__})") from None

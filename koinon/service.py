@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
@@ -102,12 +103,24 @@ def answer(message: object) -> web.Response:
 
 async def read_body(request: web.Request, *, bytes_max: int) -> bytes:
     """The body; Oversized before it is read when the announced length is above `bytes_max`."""
-    if (request.content_length or 0) > bytes_max:
-        raise Oversized(f"a body of {request.content_length} bytes where at most {bytes_max} are allowed")
-    body = await request.read()
-    if len(body) > bytes_max:
-        raise Oversized(f"a body of {len(body)} bytes where at most {bytes_max} are allowed")
-    return body
+    return await _read(request.content_length, request.content, bytes_max)
+
+
+async def read_answer(response: aiohttp.ClientResponse, *, bytes_max: int) -> bytes:
+    """The body of an answer; Oversized as `read_body`: nobody's answer may fill this party's memory."""
+    return await _read(response.content_length, response.content, bytes_max)
+
+
+async def _read(announced: int | None, content: aiohttp.StreamReader, bytes_max: int) -> bytes:
+    """No more than `bytes_max` bytes and a chunk are ever held, whatever was announced (or packed)."""
+    if (announced or 0) > bytes_max:
+        raise Oversized(f"a body of {announced} bytes where at most {bytes_max} are allowed")
+    body = bytearray()
+    async for chunk in content.iter_any():
+        body += chunk
+        if len(body) > bytes_max:
+            raise Oversized(f"a body of more than {bytes_max} bytes")
+    return bytes(body)
 
 
 def server_tls(home: Path, config: PartyConfig) -> ssl.SSLContext | None:

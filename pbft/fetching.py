@@ -15,9 +15,9 @@ import aiohttp
 from koinon.client import CommitteeClient
 from koinon.config import FederationFile
 from koinon.encoding import decode, encode
-from koinon.errors import KoinonError, Malformed, RemoteError, Unavailable
+from koinon.errors import KoinonError, RemoteError, Unavailable
 from koinon.privacy import SealingKey
-from koinon.service import CONTENT_TYPE, client_tls
+from koinon.service import CONTENT_TYPE, client_tls, read_answer
 from koinon.signing import Signer, seal
 from koinon.wire import CommittedBatch, PartRequest
 
@@ -155,6 +155,4 @@ class Fetcher:
         async with self._session.request(method, url, data=body, headers={"Content-Type": CONTENT_TYPE}) as response:
             if response.status != 200:
                 raise Unavailable(f"replica {peer} answered with status {response.status}")
-            if (response.content_length or 0) > bytes_max:
-                raise Malformed(f"replica {peer} answers with {response.content_length} bytes")
-            return await response.read()
+            return await read_answer(response, bytes_max=bytes_max)

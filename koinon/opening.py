@@ -74,7 +74,7 @@ def signed_contributions(
             said = authenticate(Contribution, raw, closed.federation.domain)
             _require_contribution(closed, said)
             good[said.message.replica] = said
-        except RemoteError as error:
+        except (RemoteError, BadPiece) as error:
             bad[f"contribution {number}"] = error.message
     return good, bad
 

@@ -19,7 +19,7 @@ from .quorum import Committee
 # One message is met many times (votes in proofs, requests in batches), and an ECDSA recovery costs 45 µs.
 _recover = lru_cache(maxsize=1 << 16)(recover)
 _vote_digest = lru_cache(maxsize=1 << 14)(signing_digest)
-_batch_digest = lru_cache(maxsize=256)(digest)
+_batch_digest = lru_cache(maxsize=64)(digest)
 _CACHED_REQUESTS_MAX = 8192
 _CACHED_REQUEST_BYTES_MAX = 4096
 

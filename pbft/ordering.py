@@ -67,6 +67,7 @@ class Ordering(Core):
         return False
 
     def _on_pre_prepare(self, sender: int, message: PrePrepare) -> None:
+        self._check_size(message.batch)
         if not self._in_window(sender, message, message.view, message.sequence):
             return
         named = self.verifier.pre_prepare(message)
@@ -84,14 +85,19 @@ class Ordering(Core):
                 self._check_batch(message.batch)
             self._vote_prepare(slot, message, named)
 
+    def _check_size(self, batch: Batch) -> None:
+        """Before a batch is deferred or its digest is cached: a liar's must not fill the memory."""
+        settings = self.settings
+        if len(batch.requests) > settings.batch_requests_max:
+            raise Malformed(f"a batch of {len(batch.requests)} requests")
+        if sum(map(len, batch.requests)) > max(settings.batch_bytes_max, settings.request_bytes_max):
+            raise Malformed("a batch of too many bytes")
+
     def _check_batch(self, batch: Batch) -> None:
         """A backup's conditions for a new batch. One that a view change proposes again was checked before."""
-        settings = self.settings
-        if not 1 <= len(batch.requests) <= settings.batch_requests_max:
-            raise Malformed(f"a batch of {len(batch.requests)} requests")
-        if len(batch.requests) > 1 and sum(map(len, batch.requests)) > settings.batch_bytes_max:
-            raise Malformed("a batch of too many bytes")
-        if abs(batch.time_ms - self.now_ms) > settings.clock_skew_ms_max:
+        if not batch.requests:
+            raise Malformed("a batch without requests")
+        if abs(batch.time_ms - self.now_ms) > self.settings.clock_skew_ms_max:
             raise Rejected("clock-skew", f"a batch of {batch.time_ms} ms at {self.now_ms} ms")
         for data in batch.requests:
             self.verifier.request(data)
@@ -234,6 +240,7 @@ class Ordering(Core):
             self._emit(Send(sender, Body(sequence=message.sequence, batch=batch)))
 
     def _on_body(self, sender: int, message: Body) -> None:
+        self._check_size(message.batch)
         slot = self.log.find(message.sequence)
         if slot is None or slot.view != self.view or slot.digest is None or not self.active:
             self._ignore(sender, "unwanted-body")

@@ -306,3 +306,13 @@ def test_a_busy_pipeline_fills_batches_and_an_idle_one_does_not_wait() -> None:
         effects += bench.receive(who, bench.commit(who, 1, batch))
     sizes += [len(one.batch.requests) for one in said(PrePrepare, effects)]
     assert sizes == [1, 5]
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_a_batch_above_the_bounds_is_held_against_its_sender_and_not_kept_for_later(view: int) -> None:
+    bench = Bench(2, settings=with_settings(batch_bytes_max=1_000, request_bytes_max=800))
+    for requests in ((bytes(600), bytes(600)), (b"",) * 9):
+        batch = bench.batch(*requests)
+        assert of(Misbehaved, bench.receive(view, bench.pre_prepare(1, batch, view=view)))
+        assert of(Misbehaved, bench.receive(view, Body(sequence=1, batch=batch)))
+    assert not bench.replica._future

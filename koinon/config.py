@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import threading
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -245,7 +246,7 @@ def _require_known(kind: type[Setting], raw: object, where: str, prefix: str) ->
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Replace `path` as a whole: a crash leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)

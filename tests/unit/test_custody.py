@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from koinon.blobs import BlobStore
 from koinon.errors import Malformed, Oversized, Rejected, Unavailable
 from pbft.peers import Outbox
 from pbft.pieces import Kept, PieceStore
@@ -82,6 +83,15 @@ def test_a_piece_that_was_altered_on_disk_is_malformed(tmp_path: Path) -> None:
     next(tmp_path.rglob("*.piece")).write_bytes(b"something else")
     with pytest.raises(Malformed):
         store.find(TASK, 1, NODE)
+
+
+def test_threads_that_store_the_same_blob_at_once_do_not_disturb_one_another(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path)
+    contents = [bytes([number]) * 200_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        digests = [list(pool.map(store.put, [content] * 8)) for content in contents]
+    assert [store.get(same[0]) for same in digests] == contents
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 # --- quotas ------------------------------------------------------------------------------------------------------

@@ -254,6 +254,9 @@ class Replica(Views):
         try:
             if event.certificate is not None and event.snapshot is not None:
                 self._restore(event.certificate, event.snapshot)
+                # Before any entry above it is archived: a crash in between would leave an archive with a gap and
+                # no snapshot to begin behind the gap.
+                self._tell_stable()
             for entry in event.entries:
                 if entry.sequence <= self.executed:
                     continue

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from koinon.encoding import keccak
 from koinon.errors import BlobMismatch, InvariantBroken, Rejected, Unavailable, UnknownSigner
 from koinon.wire import CommittedBatch, Phase
 from pbft.certificates import batch_digest
+from pbft.engine import Disk, Written
 from pbft.events import (
     CatchUp,
     Committed,
@@ -316,3 +319,20 @@ def test_a_batch_above_the_bounds_is_held_against_its_sender_and_not_kept_for_la
         assert of(Misbehaved, bench.receive(view, bench.pre_prepare(1, batch, view=view)))
         assert of(Misbehaved, bench.receive(view, Body(sequence=1, batch=batch)))
     assert not bench.replica._future
+
+
+def test_a_snapshot_is_kept_before_what_follows_it_so_that_a_crash_leaves_no_gap(tmp_path: Path) -> None:
+    bench, stable = Bench(), _stable(Bench())
+    batch = bench.batch(bench.request(5))
+    bench.order(5, batch)
+    effects = bench.replica.step(CatchUp(bench.now_ms, 2, (), stable.certificate, stable.snapshot))
+    written = [effect for effect in effects if isinstance(effect, Written)]
+    assert [one.entry.sequence for one in of(Committed, effects)] == [5]
+    for survived in range(len(written) + 1):
+        disk = Disk(tmp_path / str(survived))
+        disk.write(written[:survived])
+        disk.close()
+        again, reopened = Bench(), Disk(tmp_path / str(survived))
+        again.replica.step(reopened.recovered(again.now_ms))
+        assert again.replica.executed == reopened.archive.last or reopened.archive.last == 0
+        reopened.close()

@@ -5,7 +5,7 @@ Signers are recovered from signatures; a certificate is valid when a quorum of *
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 
 from koinon.encoding import Message, decode, digest
@@ -71,7 +71,9 @@ class Verifier:
         if self.member(vote, signature) != self.committee.primary(view):
             raise BadSignature(f"the pre-prepare of {sequence} is not from the primary of view {view}")
 
-    def _distinct(self, message: Message, signatures: Iterable[bytes], needed: int, what: str) -> set[int]:
+    def _distinct(self, message: Message, signatures: Sequence[bytes], needed: int, what: str) -> set[int]:
+        if len(signatures) > self.committee.n:  # one key makes any number of signatures, each costs a recovery
+            raise BadSignature(f"{what} has {len(signatures)} signatures in a committee of {self.committee.n}")
         signers = {self.member(message, signature) for signature in signatures}
         if len(signers) < needed:
             raise BadSignature(f"{what} has {len(signers)} distinct signers where {needed} are needed")

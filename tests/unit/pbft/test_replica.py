@@ -336,3 +336,11 @@ def test_a_snapshot_is_kept_before_what_follows_it_so_that_a_crash_leaves_no_gap
         again.replica.step(reopened.recovered(again.now_ms))
         assert again.replica.executed == reopened.archive.last or reopened.archive.last == 0
         reopened.close()
+
+
+def test_an_entry_with_more_signatures_than_members_is_refused_before_they_are_verified() -> None:
+    bench = Bench()
+    (entry,) = _entries(bench, 1)
+    padded = CommittedBatch(view=0, sequence=1, batch=entry.batch, signatures=(*entry.signatures, *[b"\1" * 64] * 99))
+    (misbehaved,) = of(Misbehaved, bench.replica.step(CatchUp(bench.now_ms, 3, (padded,))))
+    assert "signatures in a committee of 4" in misbehaved.error.message

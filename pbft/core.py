@@ -140,11 +140,11 @@ class Core:
 
     def _make_checkpoint(self) -> None:
         """After executing a multiple of the interval: keep the snapshot, sign and tell its digest."""
+        if self.executed < self.log.low:  # on the way to a checkpoint that is stable already
+            return
         snapshot = self.execution.snapshot()
         checkpoint = Checkpoint(sequence=self.executed, state=keccak(snapshot))
         self._snapshots[self.executed] = snapshot
-        if self.executed < self.log.low:
-            return
         if self.executed == self.log.low:
             self._reached_stable()
             return

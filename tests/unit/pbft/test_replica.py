@@ -28,6 +28,7 @@ from pbft.log import LastSigned
 from pbft.messages import (
     Ballot,
     Body,
+    Checkpoint,
     CheckpointCertificate,
     Fetch,
     PrePrepare,
@@ -344,3 +345,13 @@ def test_an_entry_with_more_signatures_than_members_is_refused_before_they_are_v
     padded = CommittedBatch(view=0, sequence=1, batch=entry.batch, signatures=(*entry.signatures, *[b"\1" * 64] * 99))
     (misbehaved,) = of(Misbehaved, bench.replica.step(CatchUp(bench.now_ms, 3, (padded,))))
     assert "signatures in a committee of 4" in misbehaved.error.message
+
+
+def test_a_replica_that_catches_up_keeps_no_snapshots_below_the_stable_checkpoint() -> None:
+    bench = Bench()
+    checkpoint = Checkpoint(sequence=8, state=keccak(b"a later state"))
+    signatures = tuple(signer("replica", who).sign(DOMAIN, checkpoint) for who in (0, 2, 3))
+    bench.receive(0, CheckpointCertificate(checkpoint=checkpoint, signatures=signatures))
+    bench.replica.step(CatchUp(bench.now_ms, 2, _entries(bench, 5)))
+    assert (bench.replica.executed, bench.replica.stable) == (5, 8)
+    assert not bench.replica._snapshots

@@ -76,6 +76,7 @@ class Core:
         self._checkpoint_votes: dict[int, dict[int, CheckpointVote]] = {}
         self._snapshots: dict[int, bytes] = {}
         self._statuses: dict[int, Status] = {}
+        self._answer_due_ms: dict[int, int] = {}
         self._future: dict[int, deque[PeerMessage]] = {}
         self._stable_due: tuple[CheckpointCertificate, bytes] | None = None
         self._replay_due = False

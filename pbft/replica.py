@@ -175,10 +175,24 @@ class Replica(Views):
         if self.primary != self.index:
             overdue = self.pool.unproposed(self.now_ms, self.settings.status_ms, self.settings.batch_requests_max)
             for data in overdue:
-                self._emit(Send(self.primary, Relay(request=data)))
+                if self._still_admitted(data):
+                    self._emit(Send(self.primary, Relay(request=data)))
         for slot in self.log:
             if slot.view == self.view and slot.digest is not None and slot.body(slot.digest) is None:
                 self._emit(Send(ALL, Fetch(sequence=slot.sequence, digest=slot.digest)))
+
+    def _still_admitted(self, data: bytes) -> bool:
+        """Whether the law would take a waiting request; what it no longer takes is no fault of the primary's."""
+        client, request = self.verifier.request(data)
+        try:
+            self.execution.application.admits(client, request.operation)
+        except InvariantBroken:
+            raise
+        except KoinonError as error:
+            self.pool.drop(client, request.number)
+            self._emit(Refuse(client, request.number, error))
+            return False
+        return True
 
     def _check_primary(self) -> None:
         """A backup that has waited for one request too long gives the primary up (section 4.4)."""
@@ -204,6 +218,15 @@ class Replica(Views):
         self._statuses[sender] = status
         if self.active and self.primary == self.index and self._claimed() > self._assigned:
             self._forgotten_view = self.view
+        if self.now_ms < self._answer_due_ms.get(sender, 0):
+            self._ignore(sender, "status-too-soon")  # a few bytes ask for megabytes
+            return
+        silent = len(self._effects)
+        self._answer(sender, status, before)
+        if len(self._effects) > silent:
+            self._answer_due_ms[sender] = self.now_ms + self.settings.status_ms // 2
+
+    def _answer(self, sender: int, status: Status, before: Status | None) -> None:
         behind = (status.view, status.active) < (self.view, True)
         if self.active and behind and self._new_view is not None:
             self._emit(Send(sender, self._new_view))

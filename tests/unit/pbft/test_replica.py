@@ -355,3 +355,31 @@ def test_a_replica_that_catches_up_keeps_no_snapshots_below_the_stable_checkpoin
     bench.replica.step(CatchUp(bench.now_ms, 2, _entries(bench, 5)))
     assert (bench.replica.executed, bench.replica.stable) == (5, 8)
     assert not bench.replica._snapshots
+
+
+def test_a_peer_that_floods_with_statuses_is_answered_once_in_half_a_period() -> None:
+    bench = Bench()
+    bench.receive(0, bench.pre_prepare(1, bench.batch()))
+    status = Status(view=0, active=True, stable=0, executed=0)
+    answers = [of(Send, bench.receive(3, status)) for _ in range(20)]
+    assert [len(sent) > 0 for sent in answers] == [True] + [False] * 19
+    bench.now_ms += bench.replica.settings.status_ms
+    assert of(Send, bench.receive(3, status))
+
+
+class Closed(Ledger):
+    """An application whose every member was revoked."""
+
+    def admits(self, sender: bytes, operation: bytes) -> None:
+        raise UnknownSigner("revoked")
+
+
+def test_a_waiting_request_that_is_no_longer_admitted_is_dropped_and_moves_no_view() -> None:
+    bench = Bench()
+    data = bench.request()
+    bench.ask(data)
+    bench.replica.execution.application = Closed()
+    effects = bench.wait(2 * bench.replica.settings.view_timeout_ms)
+    assert isinstance(of(Refuse, effects)[0].error, UnknownSigner)
+    assert not said(SignedViewChange, effects)
+    assert bench.replica.active

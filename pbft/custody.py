@@ -15,13 +15,13 @@ import base64
 import binascii
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 from koinon.blobs import BLOB_BYTES_MAX, BlobStore
 from koinon.config import FederationFile, write_atomically
-from koinon.encoding import ZERO_DIGEST, decode, from_hex, keccak
+from koinon.encoding import ZERO_DIGEST, decode, encode, from_hex, keccak
 from koinon.errors import (
     BadPiece,
     BlobMismatch,
@@ -32,11 +32,11 @@ from koinon.errors import (
     UnknownSigner,
 )
 from koinon.learning.parameters import from_blob
-from koinon.opening import ClosedRound, next_model, public_part, verify_opening
+from koinon.opening import ClosedRound, next_model, public_part, signed_contributions, verify_opening
 from koinon.privacy import Held, SealingKey, Setting, mode, piece_context, seal_to
 from koinon.rounds.law import Federation, refuse
 from koinon.rounds.state import Submission
-from koinon.signing import Signer, authenticate, seal
+from koinon.signing import Authenticated, Signer, authenticate, seal
 from koinon.wire import BlobUpload, CertificateRequest, Contribution, Opening, PartRequest, Piece, Receipt
 
 from .fetching import Fetcher, gather, part_context
@@ -251,7 +251,11 @@ class Custody:
         publics: dict[bytes, bytes] = {}
         for node, kept in sorted(at.round.submissions.items()):
             publics[node] = public_part(at, node, await self._blob(kept.update))
-        components = {digest: await self._blob(digest) for digest in sorted(self._decided(opening))}
+        sealed = [encode(each) for each in opening.contributions]
+        genuine, bad = await self._workers.run(signed_contributions, at, sealed)
+        if bad:  # before a blob that only liars name is fetched and held in memory
+            raise CannotOpen(f"the opening contains false contributions: {bad}")
+        components = {digest: await self._blob(digest) for digest in sorted(self._decided(genuine))}
         witness = b"" if opening.witness == ZERO_DIGEST else await self._blob(opening.witness)
         parent = await self._blob(at.round.parent_model)
         model = await self._workers.run(_derive, at, opening, publics, components, witness, parent)
@@ -264,11 +268,11 @@ class Custody:
         self._certificates[asked] = seal(self._signer, self._domain, certificate)
         return self._certificates[asked]
 
-    def _decided(self, opening: Opening) -> set[bytes]:
+    def _decided(self, genuine: Mapping[int, Authenticated[Contribution]]) -> set[bytes]:
         """The component blobs that f+1 contributions name: what only liars signed may not exist."""
         votes: Counter[bytes] = Counter()
-        for signed in opening.contributions:
-            votes.update({digest for _, digest in decode(Contribution, signed.payload).components})
+        for said in genuine.values():
+            votes.update({digest for _, digest in said.message.components})
         return {digest for digest, count in votes.items() if count > self._federation.faulty}
 
     # --- rounds ----------------------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from koinon.encoding import decode
-from koinon.errors import BlobMismatch, Unavailable
-from koinon.signing import Signed
-from koinon.wire import CertificateRequest, Contribution
+from koinon.encoding import decode, encode
+from koinon.errors import BlobMismatch, CannotOpen, Unavailable
+from koinon.signing import Signed, seal
+from koinon.wire import CertificateRequest, Contribution, Opening
 from tests.integration.committee import Committee, Walk
 
 
@@ -64,6 +64,14 @@ def test_a_certificate_is_signed_for_the_model_that_follows_and_for_no_other(com
             ):
                 with pytest.raises(kind):
                     await client.certify(2, false)
+            lie = Contribution(
+                task=walk.task, round=number, updates_root=bytes(32), replica=0, components=((0, bytes(32)),)
+            )
+            forged = decode(Signed, seal(walk.aggregator, committee.federation.domain, lie))
+            evidence = Opening(task=walk.task, round=number, contributions=(forged,) * 2, witness=bytes(32))
+            stored = await client.put_blob(encode(evidence))
+            with pytest.raises(CannotOpen):  # and not Unavailable: the blob that it names was never asked for
+                await client.certify(2, CertificateRequest(task=walk.task, round=number, opening=stored, model=model))
         await walk.complete(*await walk.certify(number, opening, model))
 
     asyncio.run(scenario())

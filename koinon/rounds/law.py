@@ -33,6 +33,8 @@ from .operations import (
 from .state import Genesis, Member, Round, State, Submission, Task, rewards_root
 
 TASKS_ACTIVE_MAX = 64
+TASKS_ACTIVE_PER_SUBMITTER_MAX = 16
+"""One member must not take all the places."""
 ABORTED_ROUNDS_MAX = 3
 """So many rounds in a row without a quorum of updates end a task: it cannot be reached."""
 EVALUATION_WEIGHT_MAX = 2**23
@@ -47,7 +49,7 @@ RULES = {
     "unknown-task": "no such task",
     "task-exists": "the same task from the same submitter exists",
     "task-over": "the task is completed, stopped or failed",
-    "too-many-tasks": "the committee serves no more active tasks",
+    "too-many-tasks": "the committee serves no more active tasks, or no more of this submitter",
     "not-the-submitter": "only the submitter stops a task",
     "round-open": "the previous round is not certified or aborted yet",
     "unknown-round": "not the task's current round",
@@ -188,6 +190,9 @@ class Federation:
         active = sum(task.status == "active" for task in self.state.tasks.values())
         if active >= TASKS_ACTIVE_MAX:
             refuse("too-many-tasks", f"{active} tasks are active")
+        theirs = sum(task.status == "active" and task.submitter == sender for task in self.state.tasks.values())
+        if theirs >= TASKS_ACTIVE_PER_SUBMITTER_MAX:
+            refuse("too-many-tasks", f"{theirs} tasks of this submitter are active")
         self.state.tasks[identity] = Task(
             spec=operation.spec,
             submitter=sender,

@@ -8,7 +8,7 @@ import pytest
 from koinon.encoding import encode, keccak
 from koinon.errors import Rejected, UnknownSigner
 from koinon.merkle import root, update_leaf
-from koinon.rounds.law import ABORTED_ROUNDS_MAX, RULES, decode_outcome
+from koinon.rounds.law import ABORTED_ROUNDS_MAX, RULES, TASKS_ACTIVE_PER_SUBMITTER_MAX, decode_outcome
 from koinon.rounds.operations import (
     CloseRound,
     CompleteRound,
@@ -237,3 +237,14 @@ def test_a_snapshot_restores_to_the_same_root_and_goes_on() -> None:
 
 def test_every_rule_has_a_sentence() -> None:
     assert all(RULES.values())
+
+
+def test_one_member_does_not_take_the_places_of_all_tasks() -> None:
+    world = World()
+    for nonce in range(1, TASKS_ACTIVE_PER_SUBMITTER_MAX):
+        world.do(NODES[0], CreateTask(spec=msgspec.structs.replace(world.spec, nonce=nonce)))
+    one_more = CreateTask(spec=msgspec.structs.replace(world.spec, nonce=99))
+    refused("too-many-tasks", lambda: world.do(NODES[0], one_more), world)
+    world.do(NODES[1], one_more)
+    world.do(NODES[0], StopTask(task=world.task))
+    world.do(NODES[0], one_more)

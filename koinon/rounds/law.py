@@ -83,8 +83,8 @@ class Federation:
     # --- what the ordered log asks ---------------------------------------------------------------------------
 
     def admits(self, sender: bytes, operation: bytes = b"") -> None:
-        """UnknownSigner unless `sender` may use the log: an active member, or anybody who hands in an admission
-        of its own, or a revocation, that the registrar signed and that was not used before."""
+        """UnknownSigner unless `sender` may use the log: an active member, the registrar to stop a task, or anybody
+        who hands in an admission of its own, or a revocation, that the registrar signed and that was not used."""
         member = self.state.members.get(sender)
         if member is not None and member.active:
             return
@@ -94,6 +94,8 @@ class Federation:
                 case Enrol() if asked.admission.member == sender:
                     party, serial = sender, asked.admission.serial
                     self._require_registrar(asked.admission, asked.signature)
+                case StopTask() if sender == self.genesis.registrar:
+                    return
                 case Revoke():
                     party, serial = asked.revocation.member, asked.revocation.serial
                     self._require_registrar(asked.revocation, asked.signature)
@@ -138,6 +140,8 @@ class Federation:
                 return self._enrol(sender, operation)
             case Revoke():
                 return self._revoke(operation)
+            case StopTask() if sender == self.genesis.registrar:
+                return self._stop_task(sender, operation)
         self._require_member(sender)
         match operation:
             case CreateTask():

@@ -248,3 +248,15 @@ def test_one_member_does_not_take_the_places_of_all_tasks() -> None:
     world.do(NODES[1], one_more)
     world.do(NODES[0], StopTask(task=world.task))
     world.do(NODES[0], one_more)
+
+
+def test_the_registrar_who_is_no_member_stops_the_task_of_a_revoked_submitter_and_does_nothing_else() -> None:
+    world = World()
+    stop = StopTask(task=world.task)
+    world.law.admits(REGISTRAR.address, encode(stop))
+    with pytest.raises(UnknownSigner):
+        world.law.admits(REGISTRAR.address, encode(CreateTask(spec=world.spec)))
+    refused("not-a-member", lambda: world.do(REGISTRAR, CreateTask(spec=world.spec)), world)
+    refused("not-a-member", lambda: world.do(STRANGER, stop), world)
+    world.do(REGISTRAR, stop)
+    assert world.record.status == "stopped"

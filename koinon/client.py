@@ -155,8 +155,7 @@ class CommitteeClient:
         Unavailable when fewer keep it.
         """
         digest = keccak(content)
-        upload = seal(self._require_signer(), self._domain, BlobUpload(digest=digest, size=len(content)))
-        headers = {UPLOAD_HEADER: base64.b64encode(upload).decode()}
+        headers = self._upload_header(digest, len(content))
 
         async def put(index: int) -> bool:
             await self._call(index, "PUT", f"/v1/blobs/{digest.hex()}", content, headers=headers, slow=True)
@@ -164,6 +163,11 @@ class CommitteeClient:
 
         await self.collect(put, enough=self.federation.quorum, what="keep the blob", patience_seconds=patience_seconds)
         return digest
+
+    def _upload_header(self, digest: bytes, size: int) -> dict[str, str]:
+        """The signed announcement that a replica wants before it reads a large body."""
+        announced = seal(self._require_signer(), self._domain, BlobUpload(digest=digest, size=size))
+        return {UPLOAD_HEADER: base64.b64encode(announced).decode()}
 
     async def get_blob(self, digest: bytes, *, besides: int = -1) -> bytes:
         """Fetch from any replica (`besides` one) that has it, checked against the digest; Unavailable when none has.
@@ -214,7 +218,8 @@ class CommitteeClient:
     async def deliver(self, index: int, piece: Piece) -> bytes:
         """Hand a piece to replica `index`; its 64-byte signature of the Receipt."""
         body = seal(self._require_signer(), self._domain, piece)
-        raw = await self._call(index, "POST", "/v1/pieces", body, slow=True)
+        headers = self._upload_header(keccak(body), len(body))
+        raw = await self._call(index, "POST", "/v1/pieces", body, headers=headers, slow=True)
         receipt = authenticate(Receipt, raw, self._domain)
         self._require_replica(index, receipt.sender)
         expected = Receipt(task=piece.task, round=piece.round, node=piece.node, update=piece.update)

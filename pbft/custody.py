@@ -96,14 +96,18 @@ class Custody:
 
     # --- blobs -----------------------------------------------------------------------------------------------
 
-    def authorise_upload(self, digest: bytes, header: str) -> tuple[bytes, int]:
-        """Who uploads and how many bytes, from the signed header, before a byte of the body is read."""
+    def announced(self, header: str) -> Authenticated[BlobUpload]:
+        """What a member's signed header announces, before a byte of the body is read."""
         try:
             sealed = base64.b64decode(header, validate=True)
         except binascii.Error:
             raise Malformed("the upload header is not base64") from None
         said = authenticate(BlobUpload, sealed, self._domain, bytes_max=SMALL_BYTES_MAX)
         self._require_party(said.sender)
+        return said
+
+    def authorise_upload(self, digest: bytes, said: Authenticated[BlobUpload]) -> tuple[bytes, int]:
+        """Who uploads blob `digest` and how many bytes; Oversized above the bounds."""
         if said.message.digest != digest:
             raise BlobMismatch("the signed upload is of another blob")
         if said.message.size > self.blobs.blob_bytes_max:

@@ -83,7 +83,7 @@ class ReplicaServer:
         self.peers = Peers(self.federation, index, signer, self.engine.hear)
         self.chain = ChainCheck(self.federation)
         self.address: tuple[str, int] | None = None
-        self._budget = Budget(BODIES_BYTES_MAX)
+        self._budget = Budget(BODIES_BYTES_MAX, sender_bytes_max=BODIES_BYTES_MAX // 4)
         self._reading = asyncio.Lock()
         self._runner: web.AppRunner | None = None
         self._helpers: dict[str, asyncio.Task[None]] = {}
@@ -268,8 +268,9 @@ class ReplicaServer:
 
     async def _put_blob(self, request: web.Request) -> web.Response:
         digest = _digest(request.match_info["digest"])
-        sender, size = self.custody.authorise_upload(digest, request.headers.get(UPLOAD_HEADER, ""))
-        async with self._budget.reserve(size):
+        said = self.custody.announced(request.headers.get(UPLOAD_HEADER, ""))
+        sender, size = self.custody.authorise_upload(digest, said)
+        async with self._budget.reserve(sender, size):
             content = await _body(request, bytes_max=size)
             await self.custody.keep_blob(sender, digest, content)
         return answer(b"")
@@ -281,12 +282,11 @@ class ReplicaServer:
         return web.FileResponse(self.custody.blobs.path(digest), headers={"Content-Type": CONTENT_TYPE})
 
     async def _piece(self, request: web.Request) -> web.Response:
-        size = request.content_length
-        if size is None:
-            raise Malformed("a piece comes with its Content-Length")
+        said = self.custody.announced(request.headers.get(UPLOAD_HEADER, ""))
+        size = said.message.size
         if size > PIECE_BYTES_MAX:
             raise Oversized(f"a piece of {size} bytes where at most {PIECE_BYTES_MAX} are allowed")
-        async with self._budget.reserve(size):
+        async with self._budget.reserve(said.sender, size):
             return answer(await self.custody.receive_piece(await _body(request, bytes_max=size)))
 
     async def _part(self, request: web.Request) -> web.Response:

@@ -6,6 +6,7 @@ Every one has a bound; beyond it the asker gets `Unavailable` at once instead of
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -102,17 +103,23 @@ class SingleFlight:
 
 
 class Budget:
-    """Bytes that bodies may occupy in memory together."""
+    """Bytes that bodies may occupy in memory together; one sender gets at most `sender_bytes_max` of them."""
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, *, sender_bytes_max: int) -> None:
         self._free = bytes_max
+        self._sender_bytes_max = sender_bytes_max
+        self._held: Counter[bytes] = Counter()
 
     @asynccontextmanager
-    async def reserve(self, size: int) -> AsyncIterator[None]:
-        if size > self._free:
+    async def reserve(self, sender: bytes, size: int) -> AsyncIterator[None]:
+        if size > self._free or self._held[sender] + size > self._sender_bytes_max:
             raise Unavailable("too many large bodies at once", hint="try again in a moment")
         self._free -= size
+        self._held[sender] += size
         try:
             yield
         finally:
             self._free += size
+            self._held[sender] -= size
+            if not self._held[sender]:
+                del self._held[sender]

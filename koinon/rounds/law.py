@@ -35,6 +35,9 @@ from .state import Genesis, Member, Round, State, Submission, Task, rewards_root
 TASKS_ACTIVE_MAX = 64
 TASKS_ACTIVE_PER_SUBMITTER_MAX = 16
 """One member must not take all the places."""
+TASKS_KEPT_MAX = 1024
+"""Beyond, the oldest finished task leaves the state (the ordered log keeps it): a snapshot stays bounded."""
+
 ABORTED_ROUNDS_MAX = 3
 """So many rounds in a row without a quorum of updates end a task: it cannot be reached."""
 EVALUATION_WEIGHT_MAX = 2**23
@@ -197,6 +200,8 @@ class Federation:
         theirs = sum(task.status == "active" and task.submitter == sender for task in self.state.tasks.values())
         if theirs >= TASKS_ACTIVE_PER_SUBMITTER_MAX:
             refuse("too-many-tasks", f"{theirs} tasks of this submitter are active")
+        if len(self.state.tasks) >= TASKS_KEPT_MAX:
+            del self.state.tasks[next(each for each, task in self.state.tasks.items() if task.status != "active")]
         self.state.tasks[identity] = Task(
             spec=operation.spec,
             submitter=sender,

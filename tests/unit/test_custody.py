@@ -112,12 +112,15 @@ def test_a_member_stores_no_more_than_its_quota_across_restarts(tmp_path: Path) 
 
 def test_bodies_beyond_the_budget_are_refused_until_others_are_done() -> None:
     async def scenario() -> None:
-        budget = Budget(100)
-        async with budget.reserve(60):
-            with pytest.raises(Unavailable):
-                async with budget.reserve(41):
-                    raise AssertionError("reserved beyond the budget")
-        async with budget.reserve(100):
+        budget = Budget(100, sender_bytes_max=70)
+        async with budget.reserve(NODE, 60):
+            for sender, size in ((OTHER, 41), (NODE, 11)):
+                with pytest.raises(Unavailable):
+                    async with budget.reserve(sender, size):
+                        raise AssertionError("reserved beyond the budget")
+            async with budget.reserve(OTHER, 40):
+                pass
+        async with budget.reserve(NODE, 70):
             pass
 
     asyncio.run(scenario())

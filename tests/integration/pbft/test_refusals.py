@@ -198,11 +198,22 @@ def test_a_piece_that_is_not_the_nodes_own_for_this_replica_and_round_gets_no_re
         piece = walk.piece(update, protected, 0)
 
         async def hand_in(signer: Signer, given: Piece) -> None:
-            await post(committee, "/v1/pieces", seal(signer, domain, given))
+            body = seal(signer, domain, given)
+            await post(committee, "/v1/pieces", body, **announced(signer, len(body)))
+
+        def announced(signer: Signer, size: int) -> dict[str, str]:
+            upload = seal(signer, domain, BlobUpload(digest=bytes(32), size=size))
+            return {"Koinon-Upload": base64.b64encode(upload).decode()}
 
         change = msgspec.structs.replace
         async with refused(committee, Malformed, "malformed"):
-            await post(committee, "/v1/pieces", secrets.token_bytes(200))
+            await post(committee, "/v1/pieces", seal(key, domain, piece))  # unannounced: not even read
+        async with refused(committee, UnknownSigner, "unknown-signer"):
+            await post(committee, "/v1/pieces", b"", **announced(stranger, 1 << 20))
+        async with refused(committee, Malformed, "malformed"):
+            await post(committee, "/v1/pieces", secrets.token_bytes(200), **announced(key, 200))
+        async with refused(committee, Oversized, "oversized"):
+            await post(committee, "/v1/pieces", secrets.token_bytes(300), **announced(key, 200))
         async with refused(committee, UnknownSigner, "unknown-signer"):
             await hand_in(other, piece)
         async with refused(committee, UnknownSigner, "unknown-signer"):

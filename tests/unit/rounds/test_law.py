@@ -8,6 +8,7 @@ import pytest
 from koinon.encoding import encode, keccak
 from koinon.errors import Rejected, UnknownSigner
 from koinon.merkle import root, update_leaf
+from koinon.rounds import law
 from koinon.rounds.law import ABORTED_ROUNDS_MAX, RULES, TASKS_ACTIVE_PER_SUBMITTER_MAX, decode_outcome
 from koinon.rounds.operations import (
     CloseRound,
@@ -197,6 +198,18 @@ def test_the_same_task_twice_is_refused_and_another_nonce_is_another_task() -> N
     refused("task-exists", lambda: world.do(NODES[0], CreateTask(spec=world.spec)), world)
     again = msgspec.structs.replace(world.spec, nonce=1)
     assert world.do(NODES[0], CreateTask(spec=again)).subject != world.task
+
+
+def test_the_oldest_finished_task_leaves_the_state_when_too_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(law, "TASKS_KEPT_MAX", 3)
+    world = World()
+    created = [world.task]
+    for nonce in range(1, 5):
+        if nonce != 2:
+            world.do(NODES[0], StopTask(task=created[-1]))
+        spec = msgspec.structs.replace(world.spec, nonce=nonce)
+        created.append(world.do(NODES[0], CreateTask(spec=spec)).subject)
+    assert list(world.law.state.tasks) == [created[1], created[3], created[4]]
 
 
 def test_evaluations_average_by_examples_and_count_once_a_node() -> None:

@@ -73,6 +73,7 @@ class Plan(Setting, frozen=True):
     credits: int
     apps: dict[str, str]
     ports: dict[str, int]
+    password_file: str = ""
 
     @property
     def replica_names(self) -> list[str]:
@@ -154,16 +155,26 @@ def _free_port(stack: ExitStack) -> int:
 # --- keys -------------------------------------------------------------------------------------------------------
 
 
-def party_key(home: Path, password: str | None) -> Signer:
-    """The key of `home`, made when there is none. A fresh password is random unless one is given."""
+def party_key(home: Path, password_file: str) -> Signer:
+    """The key of `home`, made when there is none: under the password in `password_file`, or a random one beside it."""
     make_private(home)
-    file = home / PASSWORD
-    if not file.exists():
-        write_atomically(file, (password or secrets.token_urlsafe(24)).encode() + b"\n", mode=0o600)
-    secret = file.read_text().rstrip("\n")
+    if not password_file and not (home / PASSWORD).exists():
+        write_atomically(home / PASSWORD, secrets.token_urlsafe(24).encode() + b"\n", mode=0o600)
+    secret = read_password(home / (password_file or PASSWORD))
     if (home / KEYSTORE).exists():
         return open_keystore(home / KEYSTORE, secret)
     return create_keystore(home / KEYSTORE, secret)
+
+
+def read_password(file: Path) -> str:
+    """What a password file holds; ConfigError when that is nothing."""
+    try:
+        text = file.read_text().rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the password file cannot be read: {error}") from None
+    if not text:
+        raise ConfigError(f"the password file {file} is empty")
+    return text
 
 
 def make_private(home: Path) -> None:
@@ -254,6 +265,8 @@ def party_config(plan: Plan, party: str) -> dict[str, Any]:
     table: dict[str, Any] = {"role": role}
     if number:
         table["index"] = int(number)
+    if plan.password_file:
+        table["password_file"] = plan.password_file
     if party in plan.ports:
         everywhere = plan.hosts == "compose"
         table["listen"] = {"host": "0.0.0.0" if everywhere else "127.0.0.1", "port": plan.ports[party]}

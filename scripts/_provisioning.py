@@ -63,7 +63,6 @@ class Provisioning:
 
     folder: Path
     plan: Plan
-    password: str | None
     funder: Signer | None
     ether: float
     say: Say
@@ -76,7 +75,7 @@ class Provisioning:
             self.say(f"{self.folder} is complete and fits the chain: nothing to do")
             return finished
         for party in self.plan.parties:
-            self.keys[party] = party_key(self.folder / party, self.password)
+            self.keys[party] = party_key(self.folder / party, self.plan.password_file)
         self.say(f"keys of {len(self.keys)} parties are there")
         ca = self._certificates()
         paillier = self._paillier()

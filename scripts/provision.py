@@ -36,7 +36,16 @@ from koinon.rounds.operations import Revoke
 from koinon.signing import Signer
 from koinon.wire import Revocation, Role
 
-from ._homes import PASSWORD, PORT_BASE_DEFAULT, Plan, fresh_serial, make_private, settle_plan, sign_admission
+from ._homes import (
+    PASSWORD,
+    PORT_BASE_DEFAULT,
+    Plan,
+    fresh_serial,
+    make_private,
+    read_password,
+    settle_plan,
+    sign_admission,
+)
 from ._provisioning import Provisioning
 
 CREDITS_DEFAULT = 1_000_000
@@ -72,7 +81,7 @@ def provision(
         list[str] | None, typer.Option("--app", metavar="NAME=PATH:ATTR", help="A user module of every node.")
     ] = None,
     password_file: Annotated[
-        Path | None, typer.Option(help="One password for all keystores (default: a random one each).")
+        Path | None, typer.Option(help="A file with one password for all keystores; homes point to it (default: a random one in each).")
     ] = None,
     fund_from: Annotated[Path | None, typer.Option(help="A keystore that pays ether, on a production chain.")] = None,
     fund_password: Annotated[Path | None, typer.Option(help="The password file of --fund-from.")] = None,
@@ -87,12 +96,12 @@ def provision(
     wanted = Plan(
         name=name, rpc=rpc, hosts=hosts, replicas=replicas, nodes=nodes, paillier_bits=paillier_bits, tls=tls,
         examples_max=examples_max, credits=credits, apps=parse_apps(app_option or []), ports={},
+        password_file=str(password_file.resolve()) if password_file else "",
     )  # fmt: skip
     make_private(out)
     work = Provisioning(
         folder=out.resolve(),
         plan=settle_plan(out, wanted, port_base),
-        password=_password(password_file) if password_file else None,
         funder=_funder(fund_from, fund_password),
         ether=ether,
         say=lambda line: print(line, file=sys.stderr),
@@ -212,17 +221,7 @@ def _registrar(home: Path) -> tuple[Signer, FederationFile]:
 def _funder(keystore: Path | None, password_file: Path | None) -> Signer | None:
     if keystore is None:
         return None
-    return open_keystore(keystore, _password(password_file or keystore.with_name(PASSWORD)))
-
-
-def _password(file: Path) -> str:
-    try:
-        text = file.read_text().rstrip("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the password file cannot be read: {error}") from None
-    if not text:
-        raise ConfigError(f"the password file {file} is empty")
-    return text
+    return open_keystore(keystore, read_password(password_file or keystore.with_name(PASSWORD)))
 
 
 def main() -> None:

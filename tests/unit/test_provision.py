@@ -22,7 +22,14 @@ from pathlib import Path
 import pytest
 
 from koinon.admission import load_admission
-from koinon.config import FederationFile, create_keystore, load_federation, load_party, party_signer
+from koinon.config import (
+    FederationFile,
+    create_keystore,
+    load_federation,
+    load_party,
+    open_keystore,
+    party_signer,
+)
 from koinon.encoding import from_hex
 from koinon.errors import ConfigError, ContractReverted, KoinonError, Rejected, WrongChain
 from koinon.ledger import Ledger
@@ -34,7 +41,7 @@ from koinon.rounds.law import Federation
 from koinon.service import client_tls, server_tls
 from koinon.signing import Signer
 from koinon.wire import Role
-from scripts._homes import Plan, choose_ports, sign_admission
+from scripts._homes import Plan, choose_ports, party_key, sign_admission
 from scripts.provision import main, parse_apps, parse_roles
 from scripts.tls import issue, make_authority
 
@@ -130,6 +137,18 @@ def test_every_home_loads_and_its_keystore_opens(site: Site, party: str) -> None
     for secret in ("keystore.json", "password"):
         assert stat.S_IMODE((home / secret).stat().st_mode) == 0o600
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
+
+
+def test_homes_point_to_a_given_password_file_and_keep_no_copy(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("given\n")
+    key = party_key(tmp_path / "home", str(file))
+    assert [each.name for each in (tmp_path / "home").iterdir()] == ["keystore.json"]
+    assert open_keystore(tmp_path / "home" / "keystore.json", "given").address == key.address
+    assert party_key(tmp_path / "home", str(file)).address == key.address
+    file.write_text("\n")
+    with pytest.raises(ConfigError, match="is empty"):
+        party_key(tmp_path / "other", str(file))
 
 
 def test_the_committee_is_the_replicas_with_their_derived_sealing_keys(site: Site) -> None:

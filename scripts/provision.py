@@ -81,7 +81,7 @@ def provision(
         list[str] | None, typer.Option("--app", metavar="NAME=PATH:ATTR", help="A user module of every node.")
     ] = None,
     password_file: Annotated[
-        Path | None, typer.Option(help="A file with one password for all keystores; homes point to it (default: a random one in each).")
+        Path | None, typer.Option(help="One password for all keystores; homes point to it (default: random ones).")
     ] = None,
     fund_from: Annotated[Path | None, typer.Option(help="A keystore that pays ether, on a production chain.")] = None,
     fund_password: Annotated[Path | None, typer.Option(help="The password file of --fund-from.")] = None,

@@ -17,6 +17,8 @@ PYTEST_ARGS ?=
 # demo: shares, paillier or plain
 MODE ?= shares
 ROUNDS ?= 5
+SEEDS ?= 10000
+FIRST ?= 1
 # A folder of torch builds other than the default, e.g. the CPU-only one (the default on Linux brings CUDA along).
 TORCH_INDEX_URL ?=
 
@@ -70,10 +72,8 @@ bench: $(READY) ## Every benchmark, scripts/bench*.py; tables on standard output
 		echo "== $$each"; $(BIN)/python -m "scripts.$$(basename "$$each" .py)" $(BENCH_ARGS); done
 
 .PHONY: soak
-soak: $(READY) ## Long runs under faults, scripts/soak*.py: SOAK_ARGS=...
-	@for each in scripts/soak*.py; do \
-		test -f "$$each" || { echo "no soak test yet"; exit 2; }; \
-		echo "== $$each"; $(BIN)/python -m "scripts.$$(basename "$$each" .py)" $(SOAK_ARGS); done
+soak: $(READY) ## Simulate committees in bad weather: SEEDS=10000 FIRST=1
+	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --first $(FIRST)
 
 ##@ Maintain
 

@@ -21,8 +21,8 @@ from koinon.blobs import require_digest
 from koinon.config import FederationFile
 from koinon.encoding import decode, encode, keccak
 from koinon.errors import KoinonError, Missing, RemoteError, Replayed, Unavailable, UnknownSigner
-from koinon.rounds.law import decode_outcome
 from koinon.rounds.operations import Operation, Outcome
+from koinon.rounds.rules import decode_outcome
 from koinon.rounds.state import Member, Task
 from koinon.service import BODY_BYTES_MAX, CONTENT_TYPE, client_tls, raise_refusal, read_answer
 from koinon.signing import Signer, authenticate, seal

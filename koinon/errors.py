@@ -147,7 +147,7 @@ class Missing(Unavailable):
 
 
 class Rejected(KoinonError):
-    """The law refuses an operation. `rule` is one of `koinon.rounds.law.RULES`."""
+    """The law refuses an operation. `rule` is one of `koinon.rounds.rules.RULES`."""
 
     code = "rejected"
     exit_code = 5

@@ -16,8 +16,8 @@ from koinon.encoding import U63, Message, decode, digest, encode, keccak
 from koinon.errors import ContractReverted, Rejected, TrainingError
 from koinon.learning import strategy
 from koinon.learning.parameters import PARAMETERS_BYTES_MAX, Parameters
-from koinon.rounds.law import task_identity
 from koinon.rounds.operations import CreateTask
+from koinon.rounds.rules import task_identity
 from koinon.threads import in_thread
 from koinon.wire import Role
 

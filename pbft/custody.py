@@ -34,7 +34,8 @@ from koinon.errors import (
 from koinon.learning.parameters import from_blob
 from koinon.opening import ClosedRound, next_model, public_part, signed_contributions, verify_opening
 from koinon.privacy import Held, SealingKey, Setting, mode, piece_context, seal_to
-from koinon.rounds.law import Federation, refuse
+from koinon.rounds.law import Federation
+from koinon.rounds.rules import refuse
 from koinon.rounds.state import Submission
 from koinon.signing import Authenticated, Signer, authenticate, seal
 from koinon.wire import BlobUpload, CertificateRequest, Contribution, Opening, PartRequest, Piece, Receipt

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from koinon.encoding import Digest, Message, decode, encode
-from koinon.rounds.law import refuse
+from koinon.rounds.rules import refuse
 
 KEPT_BYTES_MAX = 512 * 1024 * 1024
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from koinon.config import FederationFile
 from koinon.encoding import digest
 from koinon.errors import AuditFailure, BadSignature, KoinonError, Malformed, RemoteError
-from koinon.rounds.law import Federation, decode_outcome
+from koinon.rounds.law import Federation
 from koinon.rounds.operations import Operation, Outcome, decode_operation
+from koinon.rounds.rules import decode_outcome
 from koinon.signing import authenticate, recover, signing_digest
 from koinon.wire import CommittedBatch, Phase, Request, Vote
 

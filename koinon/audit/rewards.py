@@ -5,8 +5,8 @@ from __future__ import annotations
 from koinon.encoding import digest, to_hex
 from koinon.errors import AuditFailure
 from koinon.records import BudgetEscrowed, BudgetReleased, RewardClaimed
-from koinon.rounds.law import task_identity
 from koinon.rounds.operations import CreateTask
+from koinon.rounds.rules import task_identity
 from koinon.rounds.state import Task
 
 from .chain import ChainFacts

@@ -127,7 +127,7 @@ def fill(anchor: Anchor, ledger: Ledger, task: bytes) -> None:
 
 def new_task(ledger: Ledger, name: str) -> bytes:
     spec = keccak(name.encode())
-    task = keccak(AGGREGATOR.address.rjust(32, b"\0") + spec)  # as koinon.rounds.law.task_identity
+    task = keccak(AGGREGATOR.address.rjust(32, b"\0") + spec)  # as koinon.rounds.rules.task_identity
     ledger.create_task(task, spec, model(0), 0)
     return task
 

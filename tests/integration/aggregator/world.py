@@ -31,8 +31,8 @@ from koinon.learning.parameters import from_arrays
 from koinon.ledger import Ledger
 from koinon.opening import round_setting
 from koinon.privacy import mode, piece_context, seal_to
-from koinon.rounds.law import task_identity
 from koinon.rounds.operations import CreateTask, SubmitUpdate, TaskSpec
+from koinon.rounds.rules import task_identity
 from koinon.rounds.state import Round, Task
 from koinon.signing import Signer
 from koinon.wire import Piece, SignedReceipt, Update

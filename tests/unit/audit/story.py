@@ -30,8 +30,9 @@ from koinon.records import (
     TaskCreated,
     TaskRecord,
 )
-from koinon.rounds.law import Federation, decode_outcome
+from koinon.rounds.law import Federation
 from koinon.rounds.operations import CompleteRound, CreateTask, Enrol, OpenRound, Operation, SubmitUpdate, TaskSpec
+from koinon.rounds.rules import decode_outcome
 from koinon.signing import Signer, authenticate, seal
 from koinon.wire import (
     Admission,

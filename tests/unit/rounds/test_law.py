@@ -9,7 +9,7 @@ from koinon.encoding import encode, keccak
 from koinon.errors import Rejected, UnknownSigner
 from koinon.merkle import root, update_leaf
 from koinon.rounds import law
-from koinon.rounds.law import ABORTED_ROUNDS_MAX, RULES, TASKS_ACTIVE_PER_SUBMITTER_MAX, decode_outcome
+from koinon.rounds.law import ABORTED_ROUNDS_MAX, TASKS_ACTIVE_PER_SUBMITTER_MAX
 from koinon.rounds.operations import (
     CloseRound,
     CompleteRound,
@@ -18,6 +18,7 @@ from koinon.rounds.operations import (
     Revoke,
     StopTask,
 )
+from koinon.rounds.rules import RULES, decode_outcome
 from koinon.wire import Revocation, Role
 from tests.unit.rounds.world import AGGREGATOR, MODEL, NODES, REGISTRAR, STRANGER, World
 

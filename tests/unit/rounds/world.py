@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from koinon.encoding import Message, encode, keccak
-from koinon.rounds.law import Federation, decode_outcome
+from koinon.rounds.law import Federation
 from koinon.rounds.operations import (
     CloseRound,
     CompleteRound,
@@ -16,6 +16,7 @@ from koinon.rounds.operations import (
     SubmitUpdate,
     TaskSpec,
 )
+from koinon.rounds.rules import decode_outcome
 from koinon.rounds.state import Genesis, Task
 from koinon.signing import Signer
 from koinon.wire import Admission, Receipt, Role, RoundCertificate, SignedReceipt

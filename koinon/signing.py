@@ -17,7 +17,7 @@ from typing import ClassVar, Generic, TypeVar
 from coincurve import PrivateKey, PublicKey
 
 from .encoding import Message, Signature, decode, encode, keccak
-from .errors import BadSignature, Malformed
+from .errors import BadSignature
 
 _DOMAIN_TYPE = keccak(b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
 _MESSAGE_TYPE = keccak(b"Message(string kind,bytes32 payload)")
@@ -152,14 +152,3 @@ def authenticate(kind: type[M], data: bytes, domain: Domain, *, bytes_max: int =
     envelope = decode(Signed, data, bytes_max=bytes_max + 256)
     message = decode(kind, envelope.payload, bytes_max=bytes_max)
     return Authenticated(message, signer_of(domain, message, envelope.signature), envelope.signature)
-
-
-def require_address(text: str) -> bytes:
-    """The 20 bytes of a hexadecimal address; Malformed otherwise."""
-    raw = text.removeprefix("0x")
-    if len(raw) != 40:
-        raise Malformed(f"an address has 40 hexadecimal digits: {text[:80]!r}")
-    try:
-        return bytes.fromhex(raw)
-    except ValueError:
-        raise Malformed(f"not hexadecimal: {text!r}") from None

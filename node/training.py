@@ -20,13 +20,6 @@ if TYPE_CHECKING:
 EVALUATION_BATCH = 512
 
 
-def limit_threads(count: int) -> None:
-    """Let torch use `count` threads in this process."""
-    import torch
-
-    torch.set_num_threads(max(1, count))
-
-
 def parameter_names(model: nn.Module) -> list[str]:
     """The names of `get_weights`' arrays."""
     return list(model.state_dict())

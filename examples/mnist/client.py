@@ -1,6 +1,6 @@
 """MNIST, federated: the same shape as examples/digits, on Koinon's own loader and torch helpers.
 
-The images are downloaded once, with checksums, into the node's `data_dir` ([node] in config.toml), unless they are there.
+The images are downloaded once, with checksums, into the node's `data_dir` ([node] in config.toml).
 """
 
 from __future__ import annotations

@@ -100,6 +100,10 @@ class Checkers:
         if len(set(seen)) != len(seen):
             raise Violation("an operation was executed twice")
         for key, replies in world.replies.items():
+            results = list(replies.values())
+            believed = {result for result in results if results.count(result) >= world.committee.weak}
+            if believed - {self._executed[key][1] if key in self._executed else None}:
+                raise Violation("a client believed what is not in the log")
             for index, result in replies.items():
                 if index not in world.byzantine and key in self._executed and self._executed[key][1] != result:
                     raise Violation(f"replica {index} replied something that is not in the log")

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
-from koinon.encoding import decode, encode, keccak
-from koinon.errors import KoinonError, UnknownSigner
+from koinon.encoding import encode, keccak
+from koinon.errors import InvariantBroken
 from koinon.signing import Domain, Signer, authenticate, seal
-from koinon.wire import CommittedBatch, Reply, Request
+from koinon.wire import Reply, Request
 from pbft.events import (
     ALL,
     CatchUp,
@@ -36,11 +37,12 @@ from pbft.events import (
     StableCheckpoint,
     Tick,
 )
-from pbft.messages import GENESIS, CheckpointCertificate, PeerMessage, Record
+from pbft.messages import GENESIS, PeerMessage, SignedNewView
 from pbft.quorum import Committee
 from pbft.replica import Replica
 
 from .checkers import Checkers
+from .storage import Disk, Ledger
 
 START_MS = 1_700_000_000_000
 DOMAIN = Domain(chain_id=31337, contract=b"\x11" * 20)
@@ -66,61 +68,6 @@ def committee(n: int) -> Committee:
     return Committee(tuple(signer("replica", index).address for index in range(n)))
 
 
-class Ledger:
-    """The replicated application of the tests: an append-only list of (sender, operation), hashed in order."""
-
-    def __init__(self) -> None:
-        self.entries: tuple[tuple[bytes, bytes, int], ...] = ()
-
-    def execute(self, sender: bytes, operation: bytes, time_ms: int) -> bytes:
-        self.entries += ((sender, operation, time_ms),)
-        return len(self.entries).to_bytes(4, "big") + operation
-
-    def admits(self, sender: bytes, operation: bytes) -> None:
-        if operation == b"stranger":
-            raise UnknownSigner("nobody knows this party")
-
-    def root(self) -> bytes:
-        return keccak(self.snapshot())
-
-    def snapshot(self) -> bytes:
-        return encode(self.entries)
-
-    def restore(self, snapshot: bytes) -> None:
-        self.entries = decode(tuple[tuple[bytes, bytes, int], ...], snapshot)
-
-
-@dataclass
-class Disk:
-    """What survives a crash. Records and entries that were not synced are lost (perhaps not all of them)."""
-
-    journal: list[Record] = field(default_factory=list)
-    unsynced: list[Record] = field(default_factory=list)
-    archive: dict[int, CommittedBatch] = field(default_factory=dict)
-    archive_synced: int = 0
-    certificate: CheckpointCertificate | None = None
-    snapshot: bytes | None = None
-
-    def sync(self) -> None:
-        self.journal += self.unsynced
-        self.unsynced = []
-
-    def crash(self, generator: random.Random) -> None:
-        kept = generator.randrange(len(self.unsynced) + 1)
-        self.journal += self.unsynced[:kept]
-        self.unsynced = []
-        floor = max(self.archive_synced, 0)
-        top = max(self.archive, default=0)
-        cut = generator.randint(floor, top) if top > floor else top
-        self.archive = {number: entry for number, entry in self.archive.items() if number <= cut}
-
-    def read(self, first: int, limit: int = 64) -> tuple[CommittedBatch, ...]:
-        found: list[CommittedBatch] = []
-        while len(found) < limit and first + len(found) in self.archive:
-            found.append(self.archive[first + len(found)])
-        return tuple(found)
-
-
 @dataclass
 class Network:
     """The weather: per-message probabilities, delays in ms, and cut links (ordered pairs)."""
@@ -131,22 +78,31 @@ class Network:
     cut: set[tuple[int, int]] = field(default_factory=set)
 
 
-Interceptor = Callable[["World", int, int, PeerMessage], list[tuple[int, PeerMessage]]]
+CLIENT = -2
+"""The target of a `Reply`, for an interceptor."""
+Word = PeerMessage | Reply | CatchUp | bytes
+Said = list[tuple[int, Word]]
+Interceptor = Callable[["World", int, int, Word], Said]
+"""(world, source, target, what an honest replica would send) -> what a liar sends instead, to whom."""
 
 
 class World:
     """A committee of `n`, its disks, its network, its clients; `run_until` lets virtual time pass."""
 
-    def __init__(self, n: int, seed: int, *, settings: Settings = SMALL, check: bool = True) -> None:
+    def __init__(
+        self, n: int, seed: int, *, settings: Settings = SMALL, check: bool = True, twins: tuple[int, ...] = ()
+    ) -> None:
         self.n = n
+        self.identities = (*range(n), *twins)
+        self.instances = len(self.identities)
         self.seed = seed
         self.random = random.Random(seed)
         self.settings = settings
         self.committee = committee(n)
         self.now_ms = START_MS
         self.network = Network()
-        self.disks = [Disk() for _ in range(n)]
-        self.replicas: list[Replica | None] = [None] * n
+        self.disks = [Disk() for _ in self.identities]
+        self.replicas: list[Replica | None] = [None] * self.instances
         self.byzantine: dict[int, Interceptor] = {}
         self.evidence: list[Evidence] = []
         self.misbehaved: list[tuple[int, Misbehaved]] = []
@@ -154,7 +110,7 @@ class World:
         self.replies: dict[tuple[bytes, int], dict[int, bytes]] = {}
         self.pending: dict[tuple[bytes, int], bytes] = {}
         self.lies: dict[tuple[int, int], list[bytes]] = {}
-        self.history: list[PeerMessage] = []
+        self.history: list[Word] = []
         self.genesis = GENESIS
         self.todo: dict[int, list[bytes]] = {}
         self.current: dict[int, tuple[bytes, int]] = {}
@@ -163,11 +119,15 @@ class World:
         self.thinking_ms_max = 1
         self._number: dict[int, int] = {}
         self.steps = 0
+        self.injected: Counter[str] = Counter()
+        self.happened: Counter[str] = Counter()
+        self.views: set[int] = set()
         self._queue: list[tuple[int, int, int, Event | None]] = []
         self._order = 0
-        self._incarnation = [0] * n
+        self._incarnation = [0] * self.instances
+        self._arrivals: dict[tuple[int, int], int] = {}
         self.checkers = Checkers(self) if check else None
-        for index in range(n):
+        for index in range(self.instances):
             self.start(index)
 
     # --- replicas
@@ -176,9 +136,11 @@ class World:
         """(Re)start a replica from its disk."""
         if wiped:
             self.disks[index] = Disk()
+            self.injected["wiped disk"] += 1
         disk = self.disks[index]
         application = Ledger()
-        replica = Replica(index, self.committee, DOMAIN, signer("replica", index), application, self.settings)
+        identity = self.identities[index]
+        replica = Replica(identity, self.committee, DOMAIN, signer("replica", identity), application, self.settings)
         self.replicas[index] = replica
         self._incarnation[index] += 1
         first = disk.certificate.checkpoint.sequence + 1 if disk.certificate else 1
@@ -191,6 +153,8 @@ class World:
 
     def crash(self, index: int) -> None:
         """kill -9: memory and what was not synced are gone."""
+        if self.replicas[index] is not None:
+            self.injected["crash"] += 1
         self.replicas[index] = None
         self.disks[index].crash(self.random)
 
@@ -198,7 +162,7 @@ class World:
         return [replica for replica in self.replicas if replica is not None]
 
     def honest(self) -> list[Replica]:
-        return [replica for replica in self.live() if replica.index not in self.byzantine]
+        return [one for index, one in enumerate(self.replicas) if one is not None and index not in self.byzantine]
 
     def ledger(self, index: int) -> Ledger:
         replica = self.replicas[index]
@@ -216,7 +180,7 @@ class World:
         data = seal(who, DOMAIN, Request(number=number, operation=operation))
         key = (who.address, number)
         self.pending[key] = data
-        for index in range(self.n) if to is None else [to]:
+        for index in range(self.instances) if to is None else [to]:
             self._schedule(thinking + self.random.randint(1, 10), index, ClientRequest(0, data))
         return key
 
@@ -244,8 +208,12 @@ class World:
     def resend_pending(self) -> None:
         for key, data in self.pending.items():
             if not self.answered(key):
-                for index in range(self.n):
+                for index in range(self.instances):
                     self._schedule(self.random.randint(1, 10), index, ClientRequest(0, data))
+
+    def client_of(self, data: bytes) -> bytes:
+        """The address of whoever sealed a request."""
+        return authenticate(Request, data, DOMAIN).sender
 
     def answered(self, key: tuple[bytes, int]) -> bool:
         """f+1 replicas gave the same result."""
@@ -287,7 +255,17 @@ class World:
         if replica is None:
             return
         self.steps += 1
-        self.perform(index, replica.step(_at(event, self.now_ms)))
+        before = replica.executed
+        try:
+            effects = replica.step(_at(event, self.now_ms))
+        except InvariantBroken:
+            if index not in self.byzantine:
+                raise
+            self.replicas[index] = None  # a liar may be stopped by its own lies
+            return
+        self.perform(index, effects)
+        if isinstance(event, CatchUp) and replica.executed > before:
+            self.happened["entries transferred" if event.snapshot is None else "states transferred"] += 1
         if self.checkers is not None:
             self.checkers.after_step(index)
 
@@ -300,17 +278,21 @@ class World:
             match effect:
                 case Persist(record):
                     disk.unsynced.append(record)
+                    if isinstance(record, SignedNewView) and index not in self.byzantine:
+                        self.views.add(record.message.view)
                 case Send(to, message):
                     disk.sync()
                     if self.checkers is not None:
                         self.checkers.said(index, message)
-                    targets = [peer for peer in range(self.n) if peer != index] if to == ALL else [to]
-                    for target in targets:
-                        self._send(index, target, message)
+                    for target, identity in enumerate(self.identities):
+                        if identity != self.identities[index] if to == ALL else identity == to:
+                            self._send(index, target, message)
                 case Respond(client, number, data):
                     reply = authenticate(Reply, data, DOMAIN)
-                    assert reply.sender == self.committee.members[index]
-                    self.replies.setdefault((client, number), {})[index] = reply.message.result
+                    assert reply.sender == self.committee.members[self.identities[index]]
+                    for _, said in self._says(index, CLIENT, reply.message):
+                        assert isinstance(said, Reply)
+                        self.replies.setdefault((client, said.number), {})[self.identities[index]] = said.result
                     self._answered(client, number)
                 case Refuse():
                     self.refused.append((index, effect))
@@ -322,6 +304,7 @@ class World:
                     disk.archive_synced = max(disk.archive, default=0)
                     disk.certificate, disk.snapshot = certificate, snapshot
                     disk.journal, disk.unsynced = list(retained), []
+                    self.happened["checkpoints"] += 1
                     if self.checkers is not None:
                         self.checkers.stable(index, effect)
                 case NeedState(from_sequence, _):
@@ -335,37 +318,57 @@ class World:
                 case _:
                     pass
 
+    def _says(self, source: int, target: int, message: Word) -> Said:
+        honest: Said = [(target, message)]
+        liar = self.byzantine.get(source)
+        if liar is None:
+            return honest
+        said = liar(self, source, target, message)
+        if said != honest:
+            self.injected[f"lie: {liar.__name__}"] += 1
+        return said
+
     def _send(self, source: int, target: int, message: PeerMessage) -> None:
-        pairs = [(target, message)]
-        if source in self.byzantine:
-            pairs = self.byzantine[source](self, source, target, message)
-        for to, said in pairs:
+        for to, said in self._says(source, target, message):
             self.transmit(source, to, said)
 
-    def transmit(self, source: int, target: int, message: PeerMessage) -> None:
-        """Hand a message to the network."""
-        network = self.network
-        copies = 2 if self.random.random() < network.duplicate else 1
+    def transmit(self, source: int, target: int, message: Word, *, later_ms: int = 0) -> None:
+        """Hand a message to the network, or let its sender hold it back for `later_ms` more."""
+        network, link = self.network, (source, target)
+        copies = 1
+        if self.random.random() < network.duplicate:
+            copies = 2
+            self.injected["duplicate"] += 1
         for _ in range(copies):
-            if (source, target) in network.cut or self.random.random() < network.drop:
+            if link in network.cut:
+                self.injected["cut off"] += 1
                 continue
-            delay = self.random.randint(1, network.delay_ms_max)
-            self._schedule(delay, target, Received(0, source, encode(message)))
+            if self.random.random() < network.drop:
+                self.injected["drop"] += 1
+                continue
+            delay = self.random.randint(1, network.delay_ms_max) + later_ms
+            if self.now_ms + delay < self._arrivals.get(link, 0):
+                self.injected["reordering"] += 1
+            self._arrivals[link] = self.now_ms + delay
+            data = message if isinstance(message, bytes) else encode(message)
+            self._schedule(delay, target, Received(0, self.identities[source], data))
 
     def _fetch_state(self, index: int, first: int) -> None:
         """The shell asks one peer at random; its archive answers, or its snapshot if the entries are gone."""
-        peer = self.random.choice([other for other in range(self.n) if other != index] or [index])
+        peer = self.random.choice([other for other in range(self.instances) if other != index] or [index])
         if (peer, index) in self.network.cut or (index, peer) in self.network.cut:
             return
         if self.replicas[peer] is None or self.random.random() < self.network.drop:
             return
-        disk = self.disks[peer]
+        disk, sender = self.disks[peer], self.identities[peer]
         entries = disk.read(first)
-        event = CatchUp(0, peer, entries)
+        event = CatchUp(0, sender, entries)
         if not entries and disk.certificate is not None:
             after = disk.read(disk.certificate.checkpoint.sequence + 1)
-            event = CatchUp(0, peer, after, disk.certificate, disk.snapshot)
-        self._schedule(self.random.randint(1, 2 * self.network.delay_ms_max), index, event)
+            event = CatchUp(0, sender, after, disk.certificate, disk.snapshot)
+        for _, said in self._says(peer, index, event):
+            assert isinstance(said, CatchUp)
+            self._schedule(self.random.randint(1, 2 * self.network.delay_ms_max), index, said)
 
 
 def _at(event: Event, now_ms: int) -> Event:
@@ -379,7 +382,3 @@ def _at(event: Event, now_ms: int) -> Event:
             return CatchUp(now_ms, sender, entries, certificate, snapshot)
         case _:
             return Tick(now_ms)
-
-
-def quiet(error: KoinonError) -> str:
-    return f"{error.code}: {error.message}"

@@ -14,12 +14,12 @@ at once: prod c_i^e_i = (1 + n * sum e_i m_i) * (prod r_i^e_i)^n mod n^2, for 12
 everything (Bellare, Garay, Rabin 1998). 1 + n has only huge orders, so that a wrong m passes with probability 2^-128
 (an r of the wrong sign might pass: it encrypts the same m). One ciphertext is re-encrypted by stock phe.
 
-    public part   ciphertexts, big-endian, two key widths each          piece   none
-    component j   the partials of replica j, one key width each         witness (m, r), one key width each
+    public part   ciphertexts, big-endian, two key widths each, then a proof of plaintext knowledge (`knowledge`)
+    piece         none
+    component j   the partials of replica j, one key width each
+    witness       (m, r), one key width each
 
-Known limits. There is no proof of plaintext knowledge yet: whoever copies and re-randomises the ciphertexts of
-another node submits that node's update again (each public part is bound to node, task and round by the node's
-signature alone). A node may encrypt anything; overflowing slots cannot be attributed to a node. Powers are not
+Known limits. A node may encrypt anything; overflowing slots cannot be attributed to a node. Powers are not
 constant-time. Opening a sum tells 2f+1 replicas nothing but the sum; 2f+1 colluding replicas can open every update.
 """
 
@@ -39,6 +39,7 @@ from koinon.errors import BadPiece, CannotOpen
 
 from .agreement import require_cohort, require_cohort_opens
 from .fixed_point import require_in_range
+from .knowledge import proof_bytes, prove_knowledge, require_knowledge
 from .mode import Digests, Entropy, Held, Opened, Protected, Setting, Values
 from .modular import lagrange_at_zero, powers, product_of_powers
 from .packing import Slots
@@ -56,17 +57,17 @@ class Paillier:
     def protect(self, setting: Setting, node: bytes, values: Values, entropy: Entropy) -> Protected:
         key = key_of(setting)
         require_in_range(values, dimension=setting.dimension, bits=setting.bits)
-        masks = masks_of(key)
-        ciphertexts = [
-            (1 + plain * key.n) * masks.power(entropy(EXPONENT_BYTES)) % key.n2
-            for plain in _slots(setting, key).pack(values)
-        ]
-        return Protected(_join(ciphertexts, key.cipher_bytes), (b"",) * setting.replicas)
+        masks, plains = masks_of(key), _slots(setting, key).pack(values)
+        exponents = [entropy(EXPONENT_BYTES) for _ in plains]
+        pairs = zip(plains, exponents, strict=True)
+        ciphertexts = _join(((1 + m * key.n) * masks.power(a) % key.n2 for m, a in pairs), key.cipher_bytes)
+        proof = prove_knowledge(setting, key, node, ciphertexts, plains, exponents, entropy)
+        return Protected(ciphertexts + proof, (b"",) * setting.replicas)
 
     def check(self, setting: Setting, node: bytes, public: bytes, replica: int, piece: bytes) -> None:
         if piece:
             raise BadPiece(f"node 0x{node.hex()} sent a piece of {len(piece)} bytes where this mode has none")
-        ciphertexts_of(setting, node, public)
+        require_proof(setting, node, public)
 
     def share_with(self, setting: Setting, piece: bytes, replica: int) -> bytes:
         return b""
@@ -133,13 +134,21 @@ class Paillier:
         return slots.unpack(plains, len(publics))
 
 
+def require_proof(setting: Setting, node: bytes, public: bytes) -> None:
+    """BadPiece unless the public part proves that `node` knows what it encrypted for this round."""
+    key, ciphertexts = key_of(setting), ciphertexts_of(setting, node, public)
+    size = len(ciphertexts) * key.cipher_bytes
+    require_knowledge(setting, key, node, public[:size], ciphertexts, public[size:])
+
+
 def ciphertexts_of(setting: Setting, node: bytes, public: bytes) -> list[mpz]:
     """The ciphertexts of a public part; BadPiece when their number is wrong or one is outside the group."""
     key = key_of(setting)
-    expected = _slots(setting, key).integers * key.cipher_bytes
+    size = _slots(setting, key).integers * key.cipher_bytes
+    expected = size + proof_bytes(key)
     if len(public) != expected:
         raise BadPiece(f"the ciphertexts of node 0x{node.hex()} have {len(public)} bytes instead of {expected}")
-    ciphertexts = _split(public, key.cipher_bytes)
+    ciphertexts = _split(public[:size], key.cipher_bytes)
     if not all(0 < c < key.n2 for c in ciphertexts) or not _all_units(key, ciphertexts):
         raise BadPiece(f"a ciphertext of node 0x{node.hex()} is outside the group")
     return ciphertexts

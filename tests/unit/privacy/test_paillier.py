@@ -16,6 +16,7 @@ from phe import paillier as phe
 from koinon.encoding import decode, encode, keccak
 from koinon.errors import BadPiece, CannotOpen, ConfigError
 from koinon.privacy import Setting
+from koinon.privacy.knowledge import ANSWER_BYTES
 from koinon.privacy.paillier import Paillier, ciphertexts_of, openings, summed
 from koinon.privacy.paillier_key import (
     BITS_DEFAULT,
@@ -32,6 +33,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:a Paillier key of 2048 bits")
 PAILLIER = Paillier()
 WIDTH = 256
 """Bytes of a number modulo n in these tests."""
+PROOF = 3 * WIDTH + ANSWER_BYTES
+"""Bytes of the proof of plaintext knowledge that follows the ciphertexts."""
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def test_we_open_what_stock_phe_encrypted(federation: Federation) -> None:
     numbers = [public_key.raw_encrypt(value + 2**15) for value in (5, -7, 32767)]
     federation.setting = setting
     for (name, protected), number in zip(federation.protected.items(), numbers, strict=True):
-        federation.protected[name] = replace(protected, public=number.to_bytes(2 * WIDTH, "big"))
+        federation.protected[name] = replace(protected, public=number.to_bytes(2 * WIDTH, "big") + bytes(PROOF))
     for replica in range(4):
         federation.say(replica, federation.sums(replica))
     assert federation.open().values.tolist() == [5 - 7 + 32767]
@@ -88,9 +91,9 @@ def test_equal_updates_encrypt_differently() -> None:
 @pytest.mark.parametrize(("cohort", "slots"), [(128, 88), (16, 102), (1, 127)])
 def test_slots_are_those_of_the_design_at_2048_bits(cohort: int, slots: int) -> None:
     full = Federation("paillier", random_updates(1, slots), cohort=cohort)
-    assert len(full.protected[node(0)].public) == 2 * WIDTH
+    assert len(full.protected[node(0)].public) == 2 * WIDTH + PROOF
     more = Federation("paillier", random_updates(1, slots + 1), cohort=cohort)
-    assert len(more.protected[node(0)].public) == 4 * WIDTH
+    assert len(more.protected[node(0)].public) == 4 * WIDTH + PROOF
 
 
 @pytest.mark.parametrize("bits", [8, 13, 16, 24])

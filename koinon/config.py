@@ -14,12 +14,14 @@ import json
 import os
 import threading
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from koinon.encoding import from_hex
+from koinon.encoding import from_hex, to_hex
+from koinon.epochs import Seat, faulty_max, quorum
 from koinon.errors import ConfigError, KeystoreError, Malformed, UnknownKey
 from koinon.records import Contracts, Network
 from koinon.rounds.state import Genesis
@@ -100,12 +102,20 @@ class FederationFile(Setting, frozen=True):
     @property
     def faulty(self) -> int:
         """f, the number of replicas that may lie."""
-        return (len(self.replicas) - 1) // 3
+        return faulty_max(len(self.replicas))
 
     @property
     def quorum(self) -> int:
         """2f+1 (n − f when n is no 3f+1)."""
-        return len(self.replicas) - self.faulty
+        return quorum(len(self.replicas))
+
+    def with_committee(self, epoch: int, seats: Sequence[Seat]) -> FederationFile:
+        """The same federation in another epoch of its committee."""
+        entries = tuple(
+            ReplicaEntry(address=to_hex(seat.address), sealing_key=to_hex(seat.sealing_key), url=seat.url)
+            for seat in seats
+        )
+        return msgspec.structs.replace(self, epoch=epoch, replicas=entries)
 
 
 def load_federation(path: Path) -> FederationFile:

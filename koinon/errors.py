@@ -19,6 +19,7 @@
     │   │   └── Replayed       seen before
     │   ├── BlobMismatch       content that is not what its digest says
     │   ├── BadProof           a leaf that is not under its Merkle root
+    │   ├── WrongEpoch         said in another epoch of the committee than the one it counts in
     │   ├── UncertifiedModel   a model that the chain or a quorum of replicas does not vouch for
     │   └── Unavailable        too few parties answered in time
     │       └── Missing        whoever was asked has no such thing
@@ -132,6 +133,10 @@ class BlobMismatch(RemoteError):
 
 class BadProof(RemoteError):
     code = "bad-proof"
+
+
+class WrongEpoch(RemoteError):
+    code = "wrong-epoch"
 
 
 class UncertifiedModel(RemoteError):

@@ -8,7 +8,9 @@ epoch, digests are Keccak-256.
 from __future__ import annotations
 
 from enum import IntEnum, IntFlag
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
 
 from .encoding import U8, U32, U63, Address, Digest, Message, PublicKey, Signature, Text
 from .signing import Signed, Typed
@@ -17,8 +19,10 @@ __all__ = [
     "Admission",
     "Batch",
     "BlobUpload", "CertificateRequest",
+    "Checkpoint", "CheckpointCertificate",
     "CommittedBatch",
     "Contribution",
+    "EpochChange",
     "Opening", "PartRequest",
     "Phase",
     "Piece",
@@ -33,6 +37,13 @@ __all__ = [
     "Update",
     "Vote",
 ]  # fmt: skip
+
+
+CHECKPOINT_INTERVAL = 64
+"""Every so many sequence numbers the committee signs its state, and may hand over to the next one. Part of the
+protocol: an auditor finds the handovers of a log by it."""
+COMMITTEE_MAX = 100
+"""The most signatures that a certificate is read with; a committee that the law installs has at most 31 members."""
 
 
 class Role(IntFlag):
@@ -102,23 +113,57 @@ class Phase(IntEnum):
 
 
 class Vote(Typed, frozen=True):
-    """One replica's word on one slot. Two of one phase, view and sequence with other digests are evidence."""
+    """One replica's word on one slot. Two of one phase, epoch, view and sequence with other digests are evidence."""
 
-    TYPE: ClassVar[str] = "Vote(uint8 phase,uint64 view,uint64 sequence,bytes32 digest)"
+    TYPE: ClassVar[str] = "Vote(uint8 phase,uint32 epoch,uint64 view,uint64 sequence,bytes32 digest)"
 
     phase: U8
+    epoch: U32
     view: U63
     sequence: U63
     digest: Digest
 
 
 class CommittedBatch(Message, frozen=True):
-    """An entry of the ordered log: the batch and 2f+1 signatures of `Vote(COMMIT, view, sequence, digest)`."""
+    """An entry of the ordered log: the batch and 2f+1 signatures of `Vote(COMMIT, epoch, view, sequence, digest)`."""
 
+    epoch: U32
     view: U63
     sequence: U63
     batch: Batch
     signatures: tuple[Signature, ...]
+
+
+class Checkpoint(Typed, frozen=True):
+    """The state after executing `sequence`: Keccak-256 of the canonical snapshot (section 4.3).
+
+    `next` is 32 zero bytes, or, at the last checkpoint of an epoch (its *handover*), the struct hash of the
+    `EpochChange` that names the committee of the next one.
+    """
+
+    TYPE: ClassVar[str] = "Checkpoint(uint32 epoch,uint64 sequence,bytes32 state,bytes32 next)"
+
+    epoch: U32
+    sequence: U63
+    state: Digest
+    next: Digest
+
+
+class CheckpointCertificate(Message, frozen=True):
+    """A stable checkpoint: a quorum of the epoch's members signed `checkpoint`. Sequence 0 needs nobody."""
+
+    checkpoint: Checkpoint
+    signatures: Annotated[tuple[Signature, ...], Meta(max_length=COMMITTEE_MAX)]
+
+
+class EpochChange(Typed, frozen=True):
+    """A committee by digests, as the Committee contract rebuilds them (`koinon.epochs.epoch_change`)."""
+
+    TYPE: ClassVar[str] = "EpochChange(uint32 epoch,bytes32 members,bytes32 contacts)"
+
+    epoch: U32
+    members: Digest
+    contacts: Digest
 
 
 # --- custody of protected updates ------------------------------------------------------------------------------

@@ -1,17 +1,19 @@
 """The replica's state and the tools that all its layers use: signing, emitting, checkpoints and watermarks.
 
-The replica is built in layers, one duty each: `Core` (state, checkpoints; section 4.3), `Ordering` (three phases and
-execution; 4.2), `Views` (view changes; 4.4 and 4.5), `Replica` (events, clients, peers' lag, recovery).
+A replica serves one epoch of the committee. It is built in layers, one duty each: `Core` (state, checkpoints; section
+4.3), `Ordering` (three phases and execution; 4.2), `Views` (view changes; 4.4 and 4.5), `Replica` (events, clients,
+peers' lag, recovery).
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
-from koinon.encoding import keccak
+from koinon.encoding import ZERO_DIGEST, keccak
 from koinon.errors import InvariantBroken
 from koinon.signing import Domain, Signer
-from koinon.wire import Phase, Vote
+from koinon.wire import Checkpoint, CheckpointCertificate, Phase, Vote
 
 from .certificates import Verifier
 from .events import ALL, Application, Effect, Ignored, NeedState, Persist, Send, Settings, StableCheckpoint
@@ -20,8 +22,6 @@ from .log import LastSigned, Log, Slot
 from .messages import (
     GENESIS,
     Ballot,
-    Checkpoint,
-    CheckpointCertificate,
     CheckpointVote,
     PeerMessage,
     Record,
@@ -40,37 +40,42 @@ class Core:
     def __init__(
         self,
         index: int,
-        committee: Committee,
+        committees: Mapping[int, Committee],
+        epoch: int,
         domain: Domain,
         signer: Signer,
         application: Application,
         settings: Settings | None = None,
+        base: CheckpointCertificate = GENESIS,
     ) -> None:
-        if committee.members[index] != signer.address:
-            raise InvariantBroken(f"this key is not that of member {index}")
         self.index = index
-        self.committee = committee
+        self.epoch = epoch
+        self.committee = committees[epoch]
+        if self.committee.members[index] != signer.address:
+            raise InvariantBroken(f"this key is not that of member {index} of epoch {epoch}")
         self.domain = domain
         self.settings = settings or Settings()
         self._signer = signer
         window, bytes_max = self.settings.window, self.settings.request_bytes_max
-        self.verifier = Verifier(committee, domain, window=window, request_bytes_max=bytes_max)
-        self.execution = Execution(application, self.verifier)
-        self.log = Log(window)
-        self._guard = LastSigned()
+        self.verifier = Verifier(committees, epoch, domain, base=base, window=window, request_bytes_max=bytes_max)
+        self.execution = Execution(application, self.verifier, epoch=min(committees))
+        self.base = base
+        low = base.checkpoint.sequence
+        self.log = Log(window, epoch=epoch, low=low)
+        self._guard = LastSigned(low)
         self.pool = Pool(
             total_max=self.settings.pending_requests_max, per_client_max=self.settings.pending_per_client_max
         )
         self.now_ms = 0
         self.view = 0
         self.active = True
-        self.certificate = GENESIS
+        self.certificate = base
         self._new_view: SignedNewView | None = None
         self._view_changes: dict[int, SignedViewChange] = {}
         self._view_deadline_ms: int | None = None
         self._view_entered_ms = 0
         self._attempts = 0
-        self._assigned = 0
+        self._assigned = low
         self._forgotten_view = -1
         self._proposed_time_ms = 0
         self._checkpoint_votes: dict[int, dict[int, CheckpointVote]] = {}
@@ -119,7 +124,7 @@ class Core:
 
     def _sign_vote(self, phase: Phase, sequence: int, named: bytes) -> Ballot:
         """A vote in the current view; the guard stops the replica before a second one."""
-        vote = Vote(phase=phase, view=self.view, sequence=sequence, digest=named)
+        vote = Vote(phase=phase, epoch=self.epoch, view=self.view, sequence=sequence, digest=named)
         self._guard.claim(vote)
         return Ballot(vote=vote, signature=self._signer.sign(self.domain, vote))
 
@@ -144,7 +149,7 @@ class Core:
         if self.executed < self.log.low:  # on the way to a checkpoint that is stable already
             return
         snapshot = self.execution.snapshot()
-        checkpoint = Checkpoint(sequence=self.executed, state=keccak(snapshot))
+        checkpoint = Checkpoint(epoch=self.epoch, sequence=self.executed, state=keccak(snapshot), next=ZERO_DIGEST)
         self._snapshots[self.executed] = snapshot
         if self.executed == self.log.low:
             self._reached_stable()
@@ -221,16 +226,16 @@ class Core:
 
     def _ask_state(self) -> None:
         self._asked_state_ms = self.now_ms
-        certificate = self.certificate if self.certificate is not GENESIS else None
+        certificate = self.certificate if self.certificate != GENESIS else None
         self._emit(NeedState(self.executed + 1, certificate))
 
     def retained(self) -> tuple[Record, ...]:
         """The journal that a restart needs: the checkpoint, the view, and what was signed above the watermark."""
-        records: list[Record] = [self.certificate] if self.certificate is not GENESIS else []
+        records: list[Record] = [self.certificate] if self.certificate != GENESIS else []
         if self._new_view is not None:
             records.append(self._new_view)
         if not self.active:
-            records.append(ViewRecord(view=self.view))
+            records.append(ViewRecord(epoch=self.epoch, view=self.view))
         for slot in self.log:
             proven, current = slot.proven(), slot.pre_prepare()
             if slot.proof is not None and proven is not None:

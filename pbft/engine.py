@@ -22,7 +22,7 @@ from prometheus_client import Counter, Gauge
 from koinon.encoding import encode
 from koinon.errors import Replayed, Unavailable
 from koinon.observe import SEQUENCE, VIEW, refused
-from koinon.wire import CommittedBatch
+from koinon.wire import CheckpointCertificate, CommittedBatch
 
 from .archive import Archive
 from .events import (
@@ -47,7 +47,6 @@ from .events import (
     Tick,
 )
 from .journal import Journal, Snapshots
-from .messages import CheckpointCertificate
 from .replica import Replica
 
 INBOX_EVENTS_MAX = 8192

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from koinon.errors import KoinonError
-from koinon.wire import CommittedBatch
+from koinon.wire import CheckpointCertificate, CommittedBatch
 
-from .messages import Ballot, CheckpointCertificate, PeerMessage, Record
+from .messages import Ballot, PeerMessage, Record
 
 ALL = -1
 """`Send.to` of a broadcast: to every other replica."""

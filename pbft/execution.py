@@ -28,10 +28,11 @@ class Skipped:
 
 
 class Execution:
-    """The application, its client table and its clock after `sequence`."""
+    """The application, its client table and its clock after `sequence`; `epoch` is the one that orders what follows."""
 
-    def __init__(self, application: Application, verifier: Verifier) -> None:
+    def __init__(self, application: Application, verifier: Verifier, *, epoch: int) -> None:
         self.application = application
+        self.epoch = epoch
         self._verifier = verifier
         self._clients: dict[bytes, Client] = {}
         self.sequence = 0
@@ -80,6 +81,7 @@ class Execution:
         clients = tuple(self._clients[address] for address in sorted(self._clients))
         return encode(
             Snapshot(
+                epoch=self.epoch,
                 sequence=self.sequence,
                 time_ms=self.time_ms,
                 clients=clients,
@@ -99,4 +101,4 @@ class Execution:
         if self.application.root() != snapshot.root:
             raise InvariantBroken("the application restored a certified snapshot to another root")
         self._clients = {client.address: client for client in snapshot.clients}
-        self.sequence, self.time_ms = snapshot.sequence, snapshot.time_ms
+        self.epoch, self.sequence, self.time_ms = snapshot.epoch, snapshot.sequence, snapshot.time_ms

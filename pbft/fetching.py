@@ -19,9 +19,7 @@ from koinon.errors import KoinonError, RemoteError, Unavailable
 from koinon.privacy import SealingKey
 from koinon.service import CONTENT_TYPE, client_tls, read_answer
 from koinon.signing import Signer, seal
-from koinon.wire import CommittedBatch, PartRequest
-
-from .messages import CheckpointCertificate
+from koinon.wire import CheckpointCertificate, CommittedBatch, PartRequest
 
 PART_TIMEOUT_SECONDS = 10.0
 CATCH_UP_TIMEOUT_SECONDS = 5.0

@@ -13,9 +13,10 @@ from typing import BinaryIO
 
 from koinon.encoding import decode, encode
 from koinon.errors import StorageDamaged
+from koinon.wire import CheckpointCertificate
 
 from .frames import HEADER_BYTES, pack, read_header, read_payload
-from .messages import CheckpointCertificate, Record, decode_record
+from .messages import Record, decode_record
 
 SNAPSHOTS_KEPT = 2
 

@@ -19,6 +19,7 @@ class Slot:
     """
 
     sequence: int
+    epoch: int
     view: int = -1
     digest: bytes | None = None
     primary_signature: bytes = b""
@@ -58,30 +59,34 @@ class Slot:
         batch = self.body(self.digest)
         if batch is None:
             return None
-        return PrePrepare(view=self.view, sequence=self.sequence, batch=batch, signature=self.primary_signature)
+        epoch, view, signature = self.epoch, self.view, self.primary_signature
+        return PrePrepare(epoch=epoch, view=view, sequence=self.sequence, batch=batch, signature=signature)
 
     def proven(self) -> PrePrepare | None:
         """The pre-prepare that `proof` is about, from whatever view."""
         batch = self.body(self.proof.digest) if self.proof else None
         if self.proof is None or batch is None:
             return None
-        view, sequence, signature = self.proof.view, self.sequence, self.proof.pre_prepare
-        return PrePrepare(view=view, sequence=sequence, batch=batch, signature=signature)
+        epoch, view, signature = self.epoch, self.proof.view, self.proof.pre_prepare
+        return PrePrepare(epoch=epoch, view=view, sequence=self.sequence, batch=batch, signature=signature)
 
     def entry(self, quorum: int) -> CommittedBatch:
         batch = self.body(self.digest)
         if batch is None or not self.committed:
             raise InvariantBroken(f"slot {self.sequence} is not committed")
         signatures = tuple(ballot.signature for _, ballot in self.matching(Phase.COMMIT)[:quorum])
-        return CommittedBatch(view=self.view, sequence=self.sequence, batch=batch, signatures=signatures)
+        return CommittedBatch(
+            epoch=self.epoch, view=self.view, sequence=self.sequence, batch=batch, signatures=signatures
+        )
 
 
 class Log:
-    """Slots in (low, low + window]."""
+    """Slots in (low, low + window] of one epoch, which begins above `low`."""
 
-    def __init__(self, window: int) -> None:
-        self.low = 0
+    def __init__(self, window: int, *, epoch: int, low: int) -> None:
+        self.low = low
         self.window = window
+        self.epoch = epoch
         self._slots: dict[int, Slot] = {}
 
     @property
@@ -95,7 +100,7 @@ class Log:
         """The slot, made if need be; only within the watermarks."""
         if sequence not in self:
             raise InvariantBroken(f"slot {sequence} is outside ({self.low}, {self.high}]")
-        return self._slots.setdefault(sequence, Slot(sequence))
+        return self._slots.setdefault(sequence, Slot(sequence, self.epoch))
 
     def find(self, sequence: int) -> Slot | None:
         return self._slots.get(sequence)
@@ -111,14 +116,14 @@ class Log:
 
 
 class LastSigned:
-    """Refuses to sign two digests for one (phase, view, sequence), whatever the code above believes.
+    """Refuses to sign two digests for one (phase, view, sequence) of its epoch, whatever the code above believes.
 
     It is rebuilt from the journal, where every vote is written before it is sent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, low: int) -> None:
         self._signed: dict[tuple[int, int, int], bytes] = {}
-        self._low = 0
+        self._low = low
 
     def claim(self, vote: Vote) -> None:
         key = (vote.phase, vote.view, vote.sequence)

@@ -1,19 +1,19 @@
 """What replicas say to one another, and what they write into their journals (Castro & Liskov 1999, section 4).
 
 Everything that counts toward a quorum is signed over an EIP-712 digest, and the signer is recovered from the
-signature: a message may be handed on by anybody. `Vote` (koinon.wire) and `Checkpoint` are `Typed`, so a contract
-can check them. `Status`, `Fetch` and `Body` prove nothing and are believed only as far as their content goes.
+signature: a message may be handed on by anybody. `Vote` and `Checkpoint` (koinon.wire) are `Typed`, so a contract
+can check them. All of it names the epoch of the committee that it was said in, and counts in no other. `Status`,
+`Fetch` and `Body` prove nothing and are believed only as far as their content goes.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from msgspec import Meta
 
-from koinon.encoding import U63, ZERO_DIGEST, Address, Digest, Message, Signature, decode, digest
-from koinon.signing import Typed
-from koinon.wire import Batch, CommittedBatch, Vote
+from koinon.encoding import U32, U63, ZERO_DIGEST, Address, Digest, Message, Signature, decode, digest
+from koinon.wire import Batch, Checkpoint, CheckpointCertificate, CommittedBatch, Vote
 
 from .quorum import COMMITTEE_MAX
 
@@ -29,8 +29,9 @@ NULL_DIGEST = digest(NULL_BATCH)
 
 
 class PrePrepare(Message, frozen=True):
-    """The primary assigns `sequence` to `batch`; signed is `Vote(PRE_PREPARE, view, sequence, digest(batch))`."""
+    """The primary assigns `sequence` to `batch`; signed is `Vote(PRE_PREPARE, ..., sequence, digest(batch))`."""
 
+    epoch: U32
     view: U63
     sequence: U63
     batch: Batch
@@ -44,33 +45,21 @@ class Ballot(Message, frozen=True):
     signature: Signature
 
 
-class Checkpoint(Typed, frozen=True):
-    """The state after executing `sequence`: Keccak-256 of the canonical snapshot (section 4.3)."""
-
-    TYPE: ClassVar[str] = "Checkpoint(uint64 sequence,bytes32 state)"
-
-    sequence: U63
-    state: Digest
-
-
 class CheckpointVote(Message, frozen=True):
     checkpoint: Checkpoint
     signature: Signature
 
 
-class CheckpointCertificate(Message, frozen=True):
-    """A stable checkpoint: a quorum of distinct members signed the same `checkpoint`. Sequence 0 needs nobody."""
-
-    checkpoint: Checkpoint
-    signatures: Signatures
-
-
-GENESIS = CheckpointCertificate(checkpoint=Checkpoint(sequence=0, state=ZERO_DIGEST), signatures=())
+GENESIS = CheckpointCertificate(
+    checkpoint=Checkpoint(epoch=0, sequence=0, state=ZERO_DIGEST, next=ZERO_DIGEST), signatures=()
+)
+"""The beginning of the log, whatever the number of the epoch that it begins in."""
 
 
 class PreparedProof(Message, frozen=True):
     """P_m of section 4.4: a pre-prepare without its batch, and quorum-1 matching prepares of distinct backups."""
 
+    epoch: U32
     view: U63
     sequence: U63
     digest: Digest
@@ -81,6 +70,7 @@ class PreparedProof(Message, frozen=True):
 class ViewChange(Message, frozen=True):
     """Its sender leaves for `view`, last stable at `stable`, prepared as `prepared` (strictly ascending)."""
 
+    epoch: U32
     view: U63
     stable: CheckpointCertificate
     prepared: Annotated[tuple[PreparedProof, ...], Meta(max_length=WINDOW_MAX)]
@@ -107,6 +97,7 @@ class Proposal(Message, frozen=True):
 class NewView(Message, frozen=True):
     """The new primary's proof: V, a quorum of view changes for `view`, and O, what follows from them."""
 
+    epoch: U32
     view: U63
     view_changes: Annotated[tuple[SignedViewChange, ...], Meta(max_length=COMMITTEE_MAX)]
     proposals: Annotated[tuple[Proposal, ...], Meta(max_length=WINDOW_MAX)]
@@ -126,6 +117,7 @@ class Relay(Message, frozen=True):
 class Status(Message, frozen=True):
     """Where its sender stands; peers answer with what it seems to lack."""
 
+    epoch: U32
     view: U63
     active: bool
     stable: U63
@@ -149,6 +141,7 @@ class Body(Message, frozen=True):
 class ViewRecord(Message, frozen=True):
     """Journal only: this replica left every view below `view` (and has not yet seen it begin)."""
 
+    epoch: U32
     view: U63
 
 
@@ -163,9 +156,11 @@ class Client(Message, frozen=True):
 class Snapshot(Message, frozen=True):
     """Everything that execution depends on after `sequence`; its Keccak-256 is the checkpoint's `state`.
 
-    `clients` ascend by address; `application` is the application's canonical snapshot, `root` its root.
+    `epoch` is that of the next entry: at a handover already the next one. `clients` ascend by address; `application`
+    is the application's canonical snapshot, `root` its root.
     """
 
+    epoch: U32
     sequence: U63
     time_ms: U63
     clients: tuple[Client, ...]
@@ -186,6 +181,21 @@ PeerMessage = (
     | Body
 )
 Record = CheckpointCertificate | PrePrepare | PreparedProof | ViewRecord | SignedNewView
+
+
+def epoch_of(message: PeerMessage | Record) -> int | None:
+    """The epoch in which it was said; None for what proves nothing and names none."""
+    match message:
+        case Ballot():
+            return message.vote.epoch
+        case CheckpointVote() | CheckpointCertificate():
+            return message.checkpoint.epoch
+        case SignedViewChange() | SignedNewView():
+            return message.message.epoch
+        case PrePrepare() | PreparedProof() | ViewRecord() | Status():
+            return message.epoch
+        case _:
+            return None
 
 
 def decode_peer(data: bytes) -> PeerMessage:

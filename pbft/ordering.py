@@ -45,7 +45,7 @@ class Ordering(Core):
         self._assigned += 1
         slot, named = self._slot(self._assigned), batch_digest(batch)
         signature = self._sign_vote(Phase.PRE_PREPARE, slot.sequence, named).signature
-        message = PrePrepare(view=self.view, sequence=slot.sequence, batch=batch, signature=signature)
+        message = PrePrepare(epoch=self.epoch, view=self.view, sequence=slot.sequence, batch=batch, signature=signature)
         self._persist(message)
         self._broadcast(message)
         self._accept(slot, message, named)
@@ -157,9 +157,11 @@ class Ordering(Core):
     def _report_primary(self, slot: Slot, message: PrePrepare, named: bytes) -> None:
         if slot.digest is None:
             raise InvariantBroken("no accepted pre-prepare to contradict")
-        phase, view, sequence = Phase.PRE_PREPARE, self.view, slot.sequence
+        phase, epoch, view, sequence = Phase.PRE_PREPARE, self.epoch, self.view, slot.sequence
         first, second = (
-            Ballot(vote=Vote(phase=phase, view=view, sequence=sequence, digest=digest), signature=signature)
+            Ballot(
+                vote=Vote(phase=phase, epoch=epoch, view=view, sequence=sequence, digest=digest), signature=signature
+            )
             for digest, signature in ((slot.digest, slot.primary_signature), (named, message.signature))
         )
         self._report(slot, self.primary, first, second)
@@ -175,6 +177,7 @@ class Ordering(Core):
             raise InvariantBroken("prepared without a digest")
         slot.prepared = True
         slot.proof = PreparedProof(
+            epoch=self.epoch,
             view=self.view,
             sequence=slot.sequence,
             digest=slot.digest,
@@ -249,6 +252,8 @@ class Ordering(Core):
         elif batch_digest(message.batch) != slot.digest:
             raise Malformed(f"the body of slot {message.sequence} has another digest")
         else:
-            signature, view = slot.primary_signature, self.view
-            pre_prepare = PrePrepare(view=view, sequence=slot.sequence, batch=message.batch, signature=signature)
+            signature, epoch, view = slot.primary_signature, self.epoch, self.view
+            pre_prepare = PrePrepare(
+                epoch=epoch, view=view, sequence=slot.sequence, batch=message.batch, signature=signature
+            )
             self._vote_prepare(slot, pre_prepare, slot.digest)

@@ -9,19 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from koinon.epochs import faulty_max, quorum
 from koinon.errors import InvariantBroken, UnknownSigner
+from koinon.wire import COMMITTEE_MAX
 
-COMMITTEE_MAX = 100
-
-
-def faulty_max(n: int) -> int:
-    """How many of `n` replicas may be faulty."""
-    return (n - 1) // 3
-
-
-def quorum(n: int) -> int:
-    """How many of `n` replicas make a certificate: 2f+1 for n = 3f+1."""
-    return n - faulty_max(n)
+__all__ = ["COMMITTEE_MAX", "Committee", "faulty_max", "quorum"]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from koinon.errors import (
     RemoteError,
     Replayed,
 )
-from koinon.wire import Phase
+from koinon.wire import CheckpointCertificate, Phase
 
 from .events import (
     ALL,
@@ -34,7 +34,6 @@ from .log import Slot
 from .messages import (
     Ballot,
     Body,
-    CheckpointCertificate,
     CheckpointVote,
     Fetch,
     PeerMessage,
@@ -47,6 +46,7 @@ from .messages import (
     Status,
     ViewRecord,
     decode_peer,
+    epoch_of,
 )
 from .views import Views
 
@@ -94,6 +94,10 @@ class Replica(Views):
         self._dispatch(sender, message)
 
     def _dispatch(self, sender: int, message: PeerMessage) -> None:
+        epoch = epoch_of(message)
+        if epoch is not None and epoch != self.epoch:  # a correct peer may be an epoch behind us, or ahead
+            self._ignore(sender, "old-epoch" if epoch < self.epoch else "later-epoch")
+            return
         try:
             match message:
                 case PrePrepare():
@@ -156,7 +160,9 @@ class Replica(Views):
     def _on_tick(self) -> None:
         if self.now_ms >= self._status_due_ms:
             self._status_due_ms = self.now_ms + self.settings.status_ms
-            self._broadcast(Status(view=self.view, active=self.active, stable=self.stable, executed=self.executed))
+            self._broadcast(
+                Status(epoch=self.epoch, view=self.view, active=self.active, stable=self.stable, executed=self.executed)
+            )
             if not self.active:
                 self._tell_view_change()
                 self._consider_view_changes()
@@ -286,7 +292,7 @@ class Replica(Views):
                 if entry.sequence != self.executed + 1:
                     self._ignore(event.sender, "gap")
                     break
-                self.verifier.entry(entry)
+                self.verifier.entry(entry, self.execution.epoch)
                 self._execute(entry, answer=True)
         except RemoteError as error:
             self._emit(Misbehaved(event.sender, error))
@@ -316,7 +322,7 @@ class Replica(Views):
             self._restore(event.certificate, event.snapshot)
         for entry in event.entries:
             if entry.sequence > self.executed:
-                self.verifier.entry(entry)
+                self.verifier.entry(entry, self.execution.epoch)
                 self._execute(entry, answer=False)
         for record in event.records:
             self._restore_record(record)

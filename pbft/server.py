@@ -64,8 +64,8 @@ class ReplicaServer:
         index, data = self.config.index, home / self.config.data
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.law = Federation(self.federation.genesis)
-        committee = Committee(self.federation.replica_addresses)
-        self.replica = Replica(index, committee, self.federation.domain, signer, self.law, settings)
+        epoch, committee = self.federation.epoch, Committee(self.federation.replica_addresses)
+        self.replica = Replica(index, {epoch: committee}, epoch, self.federation.domain, signer, self.law, settings)
         self.changes = Changes(waiting_max=WATCHERS_MAX)
         self.fetcher = Fetcher(self.federation, index, signer)
         self.custody = Custody(

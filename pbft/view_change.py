@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from koinon.errors import BadSignature, Malformed
+from koinon.wire import CheckpointCertificate
 
 from .certificates import Verifier
 from .messages import (
     NULL_DIGEST,
-    CheckpointCertificate,
     PreparedProof,
     SignedNewView,
     SignedViewChange,
@@ -19,8 +19,9 @@ from .messages import (
 
 def check_view_change(verifier: Verifier, signed: SignedViewChange) -> int:
     """The index of its sender, if C proves its checkpoint and each P_m a prepared batch of an earlier view."""
-    sender = verifier.member(signed.message, signed.signature)
     change = signed.message
+    verifier.require_epoch(change.epoch, "a view change")
+    sender = verifier.member(change, signed.signature)
     verifier.checkpoint(change.stable)
     low = change.stable.checkpoint.sequence
     for proof in change.prepared:
@@ -53,6 +54,7 @@ def select(changes: Iterable[ViewChange]) -> tuple[CheckpointCertificate, list[t
 def check_new_view(verifier: Verifier, signed: SignedNewView) -> CheckpointCertificate:
     """The stable checkpoint that the view starts from, if V is a quorum and O is what follows from V."""
     new_view = signed.message
+    verifier.require_epoch(new_view.epoch, "a new view")
     primary = verifier.committee.primary(new_view.view)
     if verifier.member(new_view, signed.signature) != primary:
         raise BadSignature(f"the new view {new_view.view} is not from its primary")

@@ -36,7 +36,7 @@ class Views(Ordering):
         self.view, self.active = target, False
         self._attempts += 1
         self._view_deadline_ms = None
-        self._persist(ViewRecord(view=target))
+        self._persist(ViewRecord(epoch=self.epoch, view=target))
         self._tell_view_change()
         self._consider_view_changes()
 
@@ -46,7 +46,7 @@ class Views(Ordering):
 
     def _own_view_change(self) -> SignedViewChange:
         proofs: list[PreparedProof] = [slot.proof for slot in self.log if slot.proof is not None]
-        change = ViewChange(view=self.view, stable=self.certificate, prepared=tuple(proofs))
+        change = ViewChange(epoch=self.epoch, view=self.view, stable=self.certificate, prepared=tuple(proofs))
         signed = SignedViewChange(message=change, signature=self._signer.sign(self.domain, change))
         self._view_changes[self.index] = signed
         return signed
@@ -102,7 +102,7 @@ class Views(Ordering):
         for sequence, named in chosen:
             signature = self._sign_vote(Phase.PRE_PREPARE, sequence, named).signature
             proposals.append(Proposal(sequence=sequence, digest=named, signature=signature))
-        new_view = NewView(view=self.view, view_changes=tuple(changes), proposals=tuple(proposals))
+        new_view = NewView(epoch=self.epoch, view=self.view, view_changes=tuple(changes), proposals=tuple(proposals))
         signed = SignedNewView(message=new_view, signature=self._signer.sign(self.domain, new_view))
         self._persist(signed)
         self._broadcast(signed)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from koinon.config import FederationFile
 from koinon.encoding import digest
-from koinon.errors import AuditFailure, BadSignature, KoinonError, Malformed, RemoteError
+from koinon.errors import AuditFailure, BadSignature, KoinonError, Malformed, RemoteError, WrongEpoch
 from koinon.rounds.law import Federation
 from koinon.rounds.operations import Operation, Outcome, decode_operation
 from koinon.rounds.rules import decode_outcome
@@ -49,7 +49,15 @@ class History:
 
 def require_entry(federation: FederationFile, entry: CommittedBatch) -> None:
     """BadSignature unless a quorum of distinct members committed exactly this batch at this sequence."""
-    vote = Vote(phase=Phase.COMMIT, view=entry.view, sequence=entry.sequence, digest=digest(entry.batch))
+    if entry.epoch != federation.epoch:
+        raise WrongEpoch(f"an entry of epoch {entry.epoch} in epoch {federation.epoch}")
+    vote = Vote(
+        phase=Phase.COMMIT,
+        epoch=entry.epoch,
+        view=entry.view,
+        sequence=entry.sequence,
+        digest=digest(entry.batch),
+    )
     what = signing_digest(federation.domain, vote)
     members = federation.replica_addresses
     signers: set[bytes] = set()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from koinon.encoding import to_hex
 from koinon.signing import Domain, Typed, signing_digest
-from koinon.wire import Admission, Revocation, RoundCertificate, Vote
+from koinon.wire import Admission, Checkpoint, EpochChange, Revocation, RoundCertificate, Vote
 from tests.contracts.world import World, fields
 
 WORLD = World()
@@ -49,7 +49,11 @@ MESSAGES: dict[type[Typed], st.SearchStrategy[Any]] = {
         rewards_total=unsigned(63),
         participants=unsigned(32),
     ),
-    Vote: st.builds(Vote, phase=unsigned(8), view=unsigned(63), sequence=unsigned(63), digest=word32),
+    Vote: st.builds(
+        Vote, phase=unsigned(8), epoch=unsigned(32), view=unsigned(63), sequence=unsigned(63), digest=word32
+    ),
+    Checkpoint: st.builds(Checkpoint, epoch=unsigned(32), sequence=unsigned(63), state=word32, next=word32),
+    EpochChange: st.builds(EpochChange, epoch=unsigned(32), members=word32, contacts=word32),
 }
 VIEWS = {
     Admission: ("MemberRegistry", "admissionDigest"),

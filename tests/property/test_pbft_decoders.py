@@ -38,17 +38,24 @@ from pbft.replica import Replica
 from tests.simulation.world import DOMAIN, SMALL, START_MS, Ledger, committee, signer
 
 numbers = st.one_of(st.integers(0, 20), st.integers(0, 2**63 - 1))
+epochs = st.integers(0, 2)
 digests = st.one_of(st.just(ZERO_DIGEST), st.binary(min_size=32, max_size=32))
 signatures = st.binary(min_size=64, max_size=64)
-votes = st.builds(Vote, phase=st.integers(0, 255), view=numbers, sequence=numbers, digest=digests)
+votes = st.builds(Vote, epoch=epochs, phase=st.integers(0, 255), view=numbers, sequence=numbers, digest=digests)
 batches = st.builds(Batch, time_ms=numbers, requests=st.lists(st.binary(max_size=40), max_size=3).map(tuple))
-checkpoints = st.builds(Checkpoint, sequence=numbers, state=digests)
+checkpoints = st.builds(Checkpoint, epoch=epochs, sequence=numbers, state=digests, next=digests)
 some_signatures = st.lists(signatures, max_size=4).map(tuple)
 certificates = st.one_of(
     st.just(GENESIS), st.builds(CheckpointCertificate, checkpoint=checkpoints, signatures=some_signatures)
 )
 proofs = st.builds(
-    PreparedProof, view=numbers, sequence=numbers, digest=digests, pre_prepare=signatures, prepares=some_signatures
+    PreparedProof,
+    epoch=epochs,
+    view=numbers,
+    sequence=numbers,
+    digest=digests,
+    pre_prepare=signatures,
+    prepares=some_signatures,
 )
 
 
@@ -57,32 +64,33 @@ def _ascending(found: list[PreparedProof]) -> tuple[PreparedProof, ...]:
 
 
 changes = st.builds(
-    ViewChange, view=numbers, stable=certificates, prepared=st.lists(proofs, max_size=3).map(_ascending)
+    ViewChange, epoch=epochs, view=numbers, stable=certificates, prepared=st.lists(proofs, max_size=3).map(_ascending)
 )
 signed_changes = st.builds(SignedViewChange, message=changes, signature=signatures)
 proposals = st.builds(Proposal, sequence=numbers, digest=digests, signature=signatures)
 new_views = st.builds(
     NewView,
+    epoch=epochs,
     view=numbers,
     view_changes=st.lists(signed_changes, max_size=3).map(tuple),
     proposals=st.lists(proposals, max_size=3).map(tuple),
 )
 messages: st.SearchStrategy[PeerMessage] = st.one_of(
-    st.builds(PrePrepare, view=numbers, sequence=numbers, batch=batches, signature=signatures),
+    st.builds(PrePrepare, epoch=epochs, view=numbers, sequence=numbers, batch=batches, signature=signatures),
     st.builds(Ballot, vote=votes, signature=signatures),
     st.builds(CheckpointVote, checkpoint=checkpoints, signature=signatures),
     certificates,
     signed_changes,
     st.builds(SignedNewView, message=new_views, signature=signatures),
     st.builds(Relay, request=st.binary(max_size=80)),
-    st.builds(Status, view=numbers, active=st.booleans(), stable=numbers, executed=numbers),
+    st.builds(Status, epoch=epochs, view=numbers, active=st.booleans(), stable=numbers, executed=numbers),
     st.builds(Fetch, sequence=numbers, digest=digests),
     st.builds(Body, sequence=numbers, batch=batches),
 )
 
 
 def _replica() -> Replica:
-    return Replica(1, committee(4), DOMAIN, signer("replica", 1), Ledger(), SMALL)
+    return Replica(1, {0: committee(4)}, 0, DOMAIN, signer("replica", 1), Ledger(), SMALL)
 
 
 def _state(replica: Replica) -> tuple[object, ...]:

@@ -42,13 +42,17 @@ def behaviour(liar: Interceptor) -> Interceptor:
     return liar
 
 
-def _vote(source: int, phase: Phase, view: int, sequence: int, named: bytes) -> Ballot:
-    vote = Vote(phase=phase, view=view, sequence=sequence, digest=named)
+def _vote(source: int, phase: Phase, epoch: int, view: int, sequence: int, named: bytes) -> Ballot:
+    vote = Vote(phase=phase, epoch=epoch, view=view, sequence=sequence, digest=named)
     return Ballot(vote=vote, signature=signer("replica", source).sign(DOMAIN, vote))
 
 
+def _slot(said: PrePrepare | Vote) -> tuple[int, int, int]:
+    return said.epoch, said.view, said.sequence
+
+
 def _propose(source: int, message: PrePrepare, batch: Batch) -> PrePrepare:
-    ballot = _vote(source, Phase.PRE_PREPARE, message.view, message.sequence, batch_digest(batch))
+    ballot = _vote(source, Phase.PRE_PREPARE, *_slot(message), batch_digest(batch))
     return changed(message, batch=batch, signature=ballot.signature)
 
 
@@ -104,12 +108,12 @@ def equivocator(world: World, source: int, target: int, message: Word) -> Said:
     """As primary, proposes two batches for one number; votes for both of them, to everybody."""
     if isinstance(message, PrePrepare):
         other = Batch(time_ms=message.batch.time_ms + 1, requests=message.batch.requests)
-        proposals = world.lies.setdefault((message.view, message.sequence), [])
+        proposals = world.lies.setdefault(_slot(message), [])
         if not proposals:
             proposals += [batch_digest(message.batch), batch_digest(other)]
         return [(target, _propose(source, message, other) if target % 2 else message)]
     if isinstance(message, Ballot):
-        slot = (message.vote.view, message.vote.sequence)
+        slot = _slot(message.vote)
         both = world.lies.get(slot, [message.vote.digest])
         return [(target, _vote(source, Phase(message.vote.phase), *slot, named)) for named in both]
     return [(target, message)]
@@ -123,10 +127,10 @@ def censor(world: World, source: int, target: int, message: Word) -> Said:
         kept = tuple(data for data in message.batch.requests if world.client_of(data) != victim)
         if kept != message.batch.requests:
             batch = Batch(time_ms=message.batch.time_ms, requests=kept)
-            world.lies.setdefault((message.view, message.sequence), [batch_digest(batch)])
+            world.lies.setdefault(_slot(message), [batch_digest(batch)])
             return [(target, _propose(source, message, batch))] if kept else []
     if isinstance(message, Ballot):
-        slot = (message.vote.view, message.vote.sequence)
+        slot = _slot(message.vote)
         named = world.lies.get(slot, [message.vote.digest])[0]
         return [(target, _vote(source, Phase(message.vote.phase), *slot, named))]
     return [(target, message)]
@@ -137,7 +141,7 @@ def contrarian(world: World, source: int, target: int, message: Word) -> Said:
     """Votes for digests that nobody proposed, a different one to each peer; the true vote follows later."""
     if isinstance(message, Ballot):
         vote = message.vote
-        lie = _vote(source, Phase(vote.phase), vote.view, vote.sequence, bytes([target]) * 32)
+        lie = _vote(source, Phase(vote.phase), *_slot(vote), bytes([target]) * 32)
         world.transmit(source, target, message, later_ms=world.random.randint(1, 500))
         return [(target, lie)]
     return [(target, message)]
@@ -167,7 +171,8 @@ def boaster(world: World, source: int, target: int, message: Word) -> Said:
     if isinstance(message, Status):
         said.append((target, changed(message, active=True, stable=10**6, executed=10**9)))
         if world.random.random() < 0.1:
-            said.append((target, _sign_change(source, ViewChange(view=10**6, stable=world.genesis, prepared=()))))
+            absurd = ViewChange(epoch=message.epoch, view=10**6, stable=world.genesis, prepared=())
+            said.append((target, _sign_change(source, absurd)))
     return said
 
 
@@ -189,7 +194,7 @@ def stale(world: World, source: int, target: int, message: Word) -> Said:
     """Lives in the past: votes in the view before, and says that it never left view 0."""
     if isinstance(message, Ballot) and message.vote.view > 0:
         vote = message.vote
-        old = _vote(source, Phase(vote.phase), vote.view - 1, vote.sequence, vote.digest)
+        old = _vote(source, Phase(vote.phase), vote.epoch, vote.view - 1, vote.sequence, vote.digest)
         return [(target, old), (target, message)]
     if isinstance(message, Status):
         return [(target, changed(message, view=0, active=True, stable=0, executed=0))]
@@ -202,7 +207,8 @@ def view_change_spammer(world: World, source: int, target: int, message: Word) -
     said: Said = [(target, message)]
     if isinstance(message, Status):
         for view in (message.view + 1, message.view + world.random.randint(2, 9)):
-            said.append((target, _sign_change(source, ViewChange(view=view, stable=world.genesis, prepared=()))))
+            change = ViewChange(epoch=message.epoch, view=view, stable=world.genesis, prepared=())
+            said.append((target, _sign_change(source, change)))
     return said
 
 
@@ -218,6 +224,7 @@ def forger(world: World, source: int, target: int, message: Word) -> Said:
     if world.random.random() < 0.5:
         return [(target, _sign_change(source, changed(honest, prepared=())))]
     proof = PreparedProof(
+        epoch=honest.epoch,
         view=max(0, honest.view - 1),
         sequence=honest.stable.checkpoint.sequence + 1,
         digest=world.random.randbytes(32),
@@ -249,7 +256,7 @@ def usurper(world: World, source: int, target: int, message: Word) -> Said:
 def _invented(source: int, honest: NewView) -> Proposal:
     named = batch_digest(Batch(time_ms=7, requests=(b"x",)))
     sequence = honest.view_changes[0].message.stable.checkpoint.sequence + 1
-    vote = _vote(source, Phase.PRE_PREPARE, honest.view, sequence, named)
+    vote = _vote(source, Phase.PRE_PREPARE, honest.epoch, honest.view, sequence, named)
     return Proposal(sequence=sequence, digest=named, signature=vote.signature)
 
 

@@ -43,7 +43,7 @@ class Checkers:
             vote = message.vote
         elif isinstance(message, PrePrepare) and self._world.committee.primary(message.view) == index:
             named = batch_digest(message.batch)
-            vote = Vote(phase=Phase.PRE_PREPARE, view=message.view, sequence=message.sequence, digest=named)
+            vote = Vote(epoch=0, phase=Phase.PRE_PREPARE, view=message.view, sequence=message.sequence, digest=named)
         else:
             return
         slot = (index, vote.phase, vote.view, vote.sequence)

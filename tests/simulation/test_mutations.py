@@ -35,7 +35,7 @@ def _empty_o(patch: pytest.MonkeyPatch) -> None:
 
 def _lost_proofs(patch: pytest.MonkeyPatch) -> None:
     def own(self: Any) -> SignedViewChange:
-        change = ViewChange(view=self.view, stable=self.certificate, prepared=())
+        change = ViewChange(epoch=0, view=self.view, stable=self.certificate, prepared=())
         signed = SignedViewChange(message=change, signature=self._signer.sign(DOMAIN, change))
         self._view_changes[self.index] = signed
         return signed
@@ -54,7 +54,7 @@ def _no_fsync(patch: pytest.MonkeyPatch) -> None:
 def _unchecked_votes(patch: pytest.MonkeyPatch) -> None:
     """Whoever speaks is believed to be anybody: every vote counts as that of the next free member."""
     counter = iter(range(10**9))
-    patch.setattr(Verifier, "member", lambda self, message, signature: next(counter) % self.committee.n)
+    patch.setattr(Verifier, "member", lambda self, message, signature, committee=None: next(counter) % self.committee.n)
 
 
 def _executes_twice(patch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ class World:
         self.refused: list[tuple[int, Refuse]] = []
         self.replies: dict[tuple[bytes, int], dict[int, bytes]] = {}
         self.pending: dict[tuple[bytes, int], bytes] = {}
-        self.lies: dict[tuple[int, int], list[bytes]] = {}
+        self.lies: dict[tuple[int, int, int], list[bytes]] = {}
         self.history: list[Word] = []
         self.genesis = GENESIS
         self.todo: dict[int, list[bytes]] = {}
@@ -140,7 +140,8 @@ class World:
         disk = self.disks[index]
         application = Ledger()
         identity = self.identities[index]
-        replica = Replica(identity, self.committee, DOMAIN, signer("replica", identity), application, self.settings)
+        key = signer("replica", identity)
+        replica = Replica(identity, {0: self.committee}, 0, DOMAIN, key, application, self.settings)
         self.replicas[index] = replica
         self._incarnation[index] += 1
         first = disk.certificate.checkpoint.sequence + 1 if disk.certificate else 1

@@ -12,7 +12,7 @@ from koinon.errors import Malformed, NonCanonical, Oversized
 from koinon.rounds.operations import CloseRound, StopTask, decode_operation
 from koinon.wire import Contribution, Vote
 
-VOTE = Vote(phase=2, view=1, sequence=7, digest=b"\x11" * 32)
+VOTE = Vote(epoch=0, phase=2, view=1, sequence=7, digest=b"\x11" * 32)
 
 
 def test_keccak_is_ethereums_and_not_nists() -> None:
@@ -47,16 +47,16 @@ def test_a_mutated_message_never_decodes_to_the_same_value(data: st.DataObject) 
 
 def test_a_wider_integer_encoding_is_not_canonical() -> None:
     tail = encode(VOTE)
-    short = msgspec.msgpack.encode(("Vote", 2, 1, 7, b"\x11" * 32))
+    short = msgspec.msgpack.encode(("Vote", 2, 0, 1, 7, b"\x11" * 32))
     assert short == tail
-    wide = tail.replace(b"\x02\x01\x07", b"\xcc\x02\x01\x07", 1)
+    wide = tail.replace(b"\x02\x00\x01\x07", b"\xcc\x02\x00\x01\x07", 1)
     with pytest.raises(NonCanonical):
         decode(Vote, wide)
 
 
 def test_trailing_elements_and_trailing_bytes_are_refused() -> None:
     with pytest.raises(Malformed):
-        decode(Vote, msgspec.msgpack.encode(("Vote", 2, 1, 7, b"\x11" * 32, 0)))
+        decode(Vote, msgspec.msgpack.encode(("Vote", 2, 0, 1, 7, b"\x11" * 32, 0)))
     with pytest.raises(Malformed):
         decode(Vote, encode(VOTE) + b"\0")
 
@@ -68,9 +68,10 @@ def test_a_body_above_the_bound_is_refused_before_it_is_parsed() -> None:
 
 def test_a_short_digest_and_a_negative_number_are_malformed() -> None:
     for fields in (
-        ("Vote", 2, 1, 7, b"\x11" * 31),
-        ("Vote", 2, -1, 7, b"\x11" * 32),
-        ("Vote", 256, 1, 7, b"\x11" * 32),
+        ("Vote", 2, 0, 1, 7, b"\x11" * 31),
+        ("Vote", 2, 0, -1, 7, b"\x11" * 32),
+        ("Vote", 2, 2**32, 1, 7, b"\x11" * 32),
+        ("Vote", 256, 0, 1, 7, b"\x11" * 32),
     ):
         with pytest.raises(Malformed):
             decode(Vote, msgspec.msgpack.encode(fields))

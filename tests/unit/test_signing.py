@@ -12,7 +12,7 @@ from koinon.wire import Admission, Vote
 
 DOMAIN = Domain(31337, b"\x22" * 20)
 SIGNER = Signer(b"\x01" * 32)
-VOTE = Vote(phase=2, view=1, sequence=7, digest=b"\x11" * 32)
+VOTE = Vote(epoch=0, phase=2, view=1, sequence=7, digest=b"\x11" * 32)
 
 
 def test_address_is_the_one_that_ethereum_derives() -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from koinon import wire
+from koinon import epochs, wire
 from koinon.encoding import Message, encode, keccak
+from koinon.epochs import Handover, Seat, epoch_change
 from koinon.learning.parameters import Parameters, Tensor
 from koinon.merkle import reward_leaf, update_leaf
 from koinon.rounds import operations
@@ -44,6 +45,11 @@ SPEC = operations.TaskSpec(
     config=(("epochs", "2"), ("learning_rate", "0.1")),
 )  # fmt: skip
 BATCH = wire.Batch(time_ms=1_700_000_000_000, requests=(b"one", b"two"))
+SEATS = (
+    Seat(address=_a("one"), sealing_key=_d("key one"), url="https://one.example:7000"),
+    Seat(address=_a("two"), sealing_key=_d("key two"), url="https://two.example/a-path-that-takes-more-than-one-word"),
+)
+CHECKPOINT = wire.Checkpoint(epoch=2, sequence=128, state=_d("state"), next=epoch_change(3, SEATS).struct_hash())
 ROUND = {"task": _d("task"), "round": 7}
 MESSAGES: list[Message] = [
     ADMISSION,
@@ -51,8 +57,13 @@ MESSAGES: list[Message] = [
     wire.Request(number=9, operation=b"operation"),
     wire.Reply(view=1, client=_a("node"), number=9, result=b"result"),
     BATCH,
-    wire.Vote(phase=3, view=1, sequence=12, digest=_d("batch")),
-    wire.CommittedBatch(view=1, sequence=12, batch=BATCH, signatures=(SIGNATURE,)),
+    wire.Vote(phase=3, epoch=2, view=1, sequence=12, digest=_d("batch")),
+    wire.CommittedBatch(epoch=2, view=1, sequence=12, batch=BATCH, signatures=(SIGNATURE,)),
+    CHECKPOINT,
+    wire.CheckpointCertificate(checkpoint=CHECKPOINT, signatures=(SIGNATURE,)),
+    epoch_change(3, SEATS),
+    SEATS[0],
+    Handover(certificate=wire.CheckpointCertificate(checkpoint=CHECKPOINT, signatures=(SIGNATURE,)), seats=SEATS),
     wire.BlobUpload(digest=_d("blob"), size=10),
     wire.Update(**ROUND, node=_a("node"), mode="shares", public=b"public"),
     wire.Piece(**ROUND, node=_a("node"), replica=1, update=_d("update"), sealed=b"sealed"),
@@ -105,7 +116,7 @@ def test_bytes_and_signatures_are_the_recorded_ones(name: str) -> None:
 def test_every_message_of_the_wire_and_the_law_has_a_vector() -> None:
     known = {
         each.__name__
-        for module in (wire, operations)
+        for module in (wire, epochs, operations)
         for each in vars(module).values()
         if isinstance(each, type) and issubclass(each, Message) and each.__module__ == module.__name__
     }

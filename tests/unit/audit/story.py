@@ -258,9 +258,9 @@ def signatures(message: Receipt | object, who: tuple[int, ...] = (0, 1, 2)) -> t
 
 
 def certified(batch: Batch, sequence: int, *, view: int = 0, who: tuple[int, ...] = (0, 1, 3)) -> CommittedBatch:
-    vote = Vote(phase=Phase.COMMIT, view=view, sequence=sequence, digest=digest(batch))
+    vote = Vote(epoch=0, phase=Phase.COMMIT, view=view, sequence=sequence, digest=digest(batch))
     signed = tuple(REPLICAS[index].sign(FEDERATION.domain, vote) for index in who)
-    return CommittedBatch(view=view, sequence=sequence, batch=batch, signatures=signed)
+    return CommittedBatch(epoch=0, view=view, sequence=sequence, batch=batch, signatures=signed)
 
 
 def round_record(anchored: Anchored) -> RoundRecord:

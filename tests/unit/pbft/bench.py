@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeVar
 
-from koinon.encoding import Message, encode
+from koinon.encoding import ZERO_DIGEST, Message, encode
 from koinon.signing import seal
 from koinon.wire import Batch, Phase, Request, Vote
 from pbft.certificates import batch_digest
@@ -42,9 +42,9 @@ class Bench:
         self.now_ms = START_MS
         self.committee = committee(n)
         key = signer("replica", index)
-        self.replica = Replica(index, self.committee, DOMAIN, key, Ledger(), settings)
+        self.replica = Replica(index, {0: self.committee}, 0, DOMAIN, key, Ledger(), settings)
         for peer in self.others():
-            self.receive(peer, Status(view=0, active=True, stable=0, executed=0))
+            self.receive(peer, Status(epoch=0, view=0, active=True, stable=0, executed=0))
 
     def others(self) -> list[int]:
         return [peer for peer in range(self.n) if peer != self.index]
@@ -83,13 +83,13 @@ class Bench:
         return Batch(time_ms=self.now_ms + later_ms, requests=requests or (self.request(),))
 
     def vote(self, who: int, phase: Phase, view: int, sequence: int, digest: bytes) -> Ballot:
-        vote = Vote(phase=phase, view=view, sequence=sequence, digest=digest)
+        vote = Vote(epoch=0, phase=phase, view=view, sequence=sequence, digest=digest)
         return Ballot(vote=vote, signature=signer("replica", who).sign(DOMAIN, vote))
 
     def pre_prepare(self, sequence: int, batch: Batch, view: int = 0, who: int | None = None) -> PrePrepare:
         who = self.committee.primary(view) if who is None else who
         signature = self.vote(who, Phase.PRE_PREPARE, view, sequence, batch_digest(batch)).signature
-        return PrePrepare(view=view, sequence=sequence, batch=batch, signature=signature)
+        return PrePrepare(epoch=0, view=view, sequence=sequence, batch=batch, signature=signature)
 
     def prepare(self, who: int, sequence: int, batch: Batch, view: int = 0) -> Ballot:
         return self.vote(who, Phase.PREPARE, view, sequence, batch_digest(batch))
@@ -102,6 +102,7 @@ class Bench:
         backups = [who for who in range(self.n) if who != self.committee.primary(view)]
         voters = backups[: self.committee.quorum - 1]
         return PreparedProof(
+            epoch=0,
             view=view,
             sequence=sequence,
             digest=batch_digest(batch),
@@ -110,7 +111,7 @@ class Bench:
         )
 
     def checkpoint(self, who: int, sequence: int, state: bytes) -> CheckpointVote:
-        checkpoint = Checkpoint(sequence=sequence, state=state)
+        checkpoint = Checkpoint(epoch=0, next=ZERO_DIGEST, sequence=sequence, state=state)
         return CheckpointVote(checkpoint=checkpoint, signature=signer("replica", who).sign(DOMAIN, checkpoint))
 
     def view_change(
@@ -120,7 +121,7 @@ class Bench:
         *proofs: PreparedProof,
         stable: CheckpointCertificate = GENESIS,
     ) -> SignedViewChange:
-        change = ViewChange(view=view, stable=stable, prepared=proofs)
+        change = ViewChange(epoch=0, view=view, stable=stable, prepared=proofs)
         return SignedViewChange(message=change, signature=signer("replica", who).sign(DOMAIN, change))
 
     def new_view(self, view: int, *changes: SignedViewChange) -> SignedNewView:
@@ -134,7 +135,7 @@ class Bench:
             )
             for sequence, digest in select(change.message for change in changes)[1]
         )
-        return self.sign_new_view(NewView(view=view, view_changes=changes, proposals=proposals))
+        return self.sign_new_view(NewView(epoch=0, view=view, view_changes=changes, proposals=proposals))
 
     def sign_new_view(self, new_view: NewView) -> SignedNewView:
         key = signer("replica", self.committee.primary(new_view.view))

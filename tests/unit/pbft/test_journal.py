@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from koinon.encoding import keccak
+from koinon.encoding import ZERO_DIGEST, keccak
 from koinon.errors import InvariantBroken, StorageDamaged
 from koinon.wire import Batch, CommittedBatch
 from pbft.archive import Archive
@@ -15,9 +15,9 @@ from pbft.journal import Journal, Snapshots
 from pbft.messages import Checkpoint, CheckpointCertificate, PreparedProof, Record, ViewRecord
 
 RECORDS: list[Record] = [
-    ViewRecord(view=1),
-    PreparedProof(view=1, sequence=1, digest=b"\1" * 32, pre_prepare=b"\2" * 64, prepares=(b"\3" * 64,)),
-    ViewRecord(view=300),
+    ViewRecord(epoch=0, view=1),
+    PreparedProof(epoch=0, view=1, sequence=1, digest=b"\1" * 32, pre_prepare=b"\2" * 64, prepares=(b"\3" * 64,)),
+    ViewRecord(epoch=0, view=300),
 ]
 
 
@@ -30,13 +30,13 @@ def _written(folder: Path) -> bytes:
 
 
 def _certificate(sequence: int) -> CheckpointCertificate:
-    checkpoint = Checkpoint(sequence=sequence, state=keccak(b"state %d" % sequence))
+    checkpoint = Checkpoint(epoch=0, next=ZERO_DIGEST, sequence=sequence, state=keccak(b"state %d" % sequence))
     return CheckpointCertificate(checkpoint=checkpoint, signatures=(b"\1" * 64,))
 
 
 def _entry(sequence: int) -> CommittedBatch:
     batch = Batch(time_ms=sequence, requests=(b"r" * sequence,))
-    return CommittedBatch(view=0, sequence=sequence, batch=batch, signatures=(b"\1" * 64,))
+    return CommittedBatch(epoch=0, view=0, sequence=sequence, batch=batch, signatures=(b"\1" * 64,))
 
 
 def test_a_journal_gives_back_its_records_in_order(tmp_path: Path) -> None:
@@ -51,11 +51,11 @@ def test_a_journal_truncated_at_any_byte_gives_back_the_whole_records_before_it(
         path.write_bytes(data[:length])
         journal = Journal(path)
         assert list(journal.records) == RECORDS[: len(journal.records)]
-        journal.append(ViewRecord(view=9))
+        journal.append(ViewRecord(epoch=0, view=9))
         kept = journal.records
         journal.close()
         again = Journal(path)
-        assert again.records == (*kept, ViewRecord(view=9))
+        assert again.records == (*kept, ViewRecord(epoch=0, view=9))
         again.close()
 
 

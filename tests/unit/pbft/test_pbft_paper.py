@@ -198,7 +198,7 @@ def test_section_4_2_committed_local_needs_2f_plus_1_commits() -> None:
     bench.receive(2, bench.prepare(2, 1, batch))
     assert not of(Committed, bench.receive(2, bench.commit(2, 1, batch)))
     (committed,) = of(Committed, bench.receive(3, bench.commit(3, 1, batch)))
-    bench.replica.verifier.entry(committed.entry)
+    bench.replica.verifier.entry(committed.entry, 0)
     assert len(committed.entry.signatures) == 3
 
 

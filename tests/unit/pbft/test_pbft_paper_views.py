@@ -125,7 +125,7 @@ def test_section_4_4_a_null_request_executes_as_nothing() -> None:
 def test_section_4_4_a_backup_recomputes_o_and_rejects_a_new_view_that_leaves_a_prepared_batch_out() -> None:
     bench = Bench(2)
     changes = (bench.view_change(0, 1, bench.proof(1, bench.batch())), bench.view_change(1, 1), bench.view_change(3, 1))
-    lie = bench.sign_new_view(NewView(view=1, view_changes=changes, proposals=()))
+    lie = bench.sign_new_view(NewView(epoch=0, view=1, view_changes=changes, proposals=()))
     (misbehaved,) = of(Misbehaved, bench.receive(1, lie))
     assert "do not follow" in misbehaved.error.message
     assert bench.replica.view == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from koinon.encoding import keccak
+from koinon.encoding import ZERO_DIGEST, keccak
 from koinon.errors import BlobMismatch, InvariantBroken, Rejected, Unavailable, UnknownSigner
 from koinon.wire import CommittedBatch, Phase
 from pbft.certificates import batch_digest
@@ -102,7 +102,7 @@ def test_garbage_from_a_peer_is_counted_and_changes_nothing() -> None:
 
 
 def test_the_guard_refuses_a_second_signature() -> None:
-    bench, guard = Bench(), LastSigned()
+    bench, guard = Bench(), LastSigned(0)
     vote = bench.vote(1, Phase.COMMIT, 0, 5, b"\1" * 32).vote
     other = bench.vote(1, Phase.COMMIT, 0, 5, b"\2" * 32).vote
     guard.claim(vote)
@@ -116,7 +116,7 @@ def test_the_guard_refuses_a_second_signature() -> None:
 
 def _restart(bench: Bench, records: list[object]) -> Replica:
     index, key = bench.index, signer("replica", bench.index)
-    bench.replica = Replica(index, bench.committee, DOMAIN, key, Ledger(), SETTINGS)
+    bench.replica = Replica(index, {0: bench.committee}, 0, DOMAIN, key, Ledger(), SETTINGS)
     bench.replica.step(Recovered(bench.now_ms, tuple(records)))  # type: ignore[arg-type]
     return bench.replica
 
@@ -139,7 +139,7 @@ def test_a_restarted_primary_goes_on_after_its_last_proposal() -> None:
     records = persisted(bench.ask(bench.request(1)))
     _restart(bench, records)
     for peer in bench.others():
-        bench.receive(peer, Status(view=0, active=True, stable=0, executed=0))
+        bench.receive(peer, Status(epoch=0, view=0, active=True, stable=0, executed=0))
     bench.now_ms += 100
     (pre_prepare,) = said(PrePrepare, bench.ask(bench.request(2)))
     assert pre_prepare.sequence == 2
@@ -159,7 +159,7 @@ def test_a_primary_that_lost_its_disk_does_not_assign_numbers_a_second_time() ->
     _restart(bench, [])
     assert not said(PrePrepare, bench.ask(bench.request(1)))
     for peer in bench.others():
-        effects = bench.receive(peer, Status(view=0, active=True, stable=0, executed=9))
+        effects = bench.receive(peer, Status(epoch=0, view=0, active=True, stable=0, executed=9))
     assert not said(PrePrepare, effects + bench.ask(bench.request(2)) + bench.wait(400))
 
 
@@ -194,9 +194,9 @@ def _entries(bench: Bench, count: int) -> tuple[CommittedBatch, ...]:
 
 def test_a_lagging_replica_asks_for_state_when_f_plus_1_peers_are_ahead_and_executes_proven_entries() -> None:
     bench = Bench()
-    bench.receive(2, Status(view=0, active=True, stable=0, executed=3))
+    bench.receive(2, Status(epoch=0, view=0, active=True, stable=0, executed=3))
     assert not of(NeedState, bench.wait(2_000))
-    bench.receive(3, Status(view=0, active=True, stable=0, executed=3))
+    bench.receive(3, Status(epoch=0, view=0, active=True, stable=0, executed=3))
     assert of(NeedState, bench.wait(2_000))[0].from_sequence == 1
     effects = bench.replica.step(CatchUp(bench.now_ms, 3, _entries(bench, 3)))
     assert [one.entry.sequence for one in of(Committed, effects)] == [1, 2, 3]
@@ -207,7 +207,7 @@ def test_an_entry_without_a_quorum_of_signatures_is_not_executed() -> None:
     bench = Bench()
     (entry,) = _entries(bench, 1)
     for signatures in (entry.signatures[:2], entry.signatures[:2] * 2, (*entry.signatures[:2], b"\1" * 64)):
-        lie = CommittedBatch(view=0, sequence=1, batch=entry.batch, signatures=signatures)
+        lie = CommittedBatch(epoch=0, view=0, sequence=1, batch=entry.batch, signatures=signatures)
         assert of(Misbehaved, bench.replica.step(CatchUp(bench.now_ms, 3, (lie,))))
     assert bench.replica.executed == 0
 
@@ -262,7 +262,7 @@ def test_a_peer_in_an_older_view_is_sent_the_proof_of_the_newer_one() -> None:
     bench = Bench(2)
     changes = [bench.view_change(who, 1) for who in (0, 1, 3)]
     bench.receive(1, bench.new_view(1, *changes))
-    effects = bench.receive(3, Status(view=0, active=True, stable=0, executed=0))
+    effects = bench.receive(3, Status(epoch=0, view=0, active=True, stable=0, executed=0))
     assert said(SignedNewView, effects)
 
 
@@ -270,8 +270,8 @@ def test_a_stuck_peer_is_sent_our_votes_again_and_one_that_moves_is_not() -> Non
     bench = Bench()
     batch = bench.batch()
     bench.receive(0, bench.pre_prepare(1, batch))
-    status = Status(view=0, active=True, stable=0, executed=0)
-    moving = Status(view=0, active=True, stable=0, executed=1)
+    status = Status(epoch=0, view=0, active=True, stable=0, executed=0)
+    moving = Status(epoch=0, view=0, active=True, stable=0, executed=1)
     assert said(Ballot, bench.receive(2, status))
     assert not said(Ballot, bench.receive(2, moving))
 
@@ -342,14 +342,16 @@ def test_a_snapshot_is_kept_before_what_follows_it_so_that_a_crash_leaves_no_gap
 def test_an_entry_with_more_signatures_than_members_is_refused_before_they_are_verified() -> None:
     bench = Bench()
     (entry,) = _entries(bench, 1)
-    padded = CommittedBatch(view=0, sequence=1, batch=entry.batch, signatures=(*entry.signatures, *[b"\1" * 64] * 99))
+    padded = CommittedBatch(
+        epoch=0, view=0, sequence=1, batch=entry.batch, signatures=(*entry.signatures, *[b"\1" * 64] * 99)
+    )
     (misbehaved,) = of(Misbehaved, bench.replica.step(CatchUp(bench.now_ms, 3, (padded,))))
     assert "signatures in a committee of 4" in misbehaved.error.message
 
 
 def test_a_replica_that_catches_up_keeps_no_snapshots_below_the_stable_checkpoint() -> None:
     bench = Bench()
-    checkpoint = Checkpoint(sequence=8, state=keccak(b"a later state"))
+    checkpoint = Checkpoint(epoch=0, next=ZERO_DIGEST, sequence=8, state=keccak(b"a later state"))
     signatures = tuple(signer("replica", who).sign(DOMAIN, checkpoint) for who in (0, 2, 3))
     bench.receive(0, CheckpointCertificate(checkpoint=checkpoint, signatures=signatures))
     bench.replica.step(CatchUp(bench.now_ms, 2, _entries(bench, 5)))
@@ -360,7 +362,7 @@ def test_a_replica_that_catches_up_keeps_no_snapshots_below_the_stable_checkpoin
 def test_a_peer_that_floods_with_statuses_is_answered_once_in_half_a_period() -> None:
     bench = Bench()
     bench.receive(0, bench.pre_prepare(1, bench.batch()))
-    status = Status(view=0, active=True, stable=0, executed=0)
+    status = Status(epoch=0, view=0, active=True, stable=0, executed=0)
     answers = [of(Send, bench.receive(3, status)) for _ in range(20)]
     assert [len(sent) > 0 for sent in answers] == [True] + [False] * 19
     bench.now_ms += bench.replica.settings.status_ms

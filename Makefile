@@ -17,8 +17,10 @@ PYTEST_ARGS ?=
 # demo: shares, paillier or plain
 MODE ?= shares
 ROUNDS ?= 5
+# soak: SEEDS stories from FIRST on; SEED=17 replays one; SOAK_ARGS=--json
 SEEDS ?= 10000
-FIRST ?= 1
+FIRST ?= 0
+SEED ?=
 # A folder of torch builds other than the default, e.g. the CPU-only one (the default on Linux brings CUDA along).
 TORCH_INDEX_URL ?=
 
@@ -72,8 +74,8 @@ bench: $(READY) ## Every benchmark, scripts/bench*.py; tables on standard output
 		echo "== $$each"; $(BIN)/python -m "scripts.$$(basename "$$each" .py)" $(BENCH_ARGS); done
 
 .PHONY: soak
-soak: $(READY) ## Simulate committees in bad weather: SEEDS=10000 FIRST=1
-	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --first $(FIRST)
+soak: $(READY) ## Simulate committees in bad weather: SEEDS=1000000 FIRST=0, or SEED=17 to replay one
+	$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST)) $(SOAK_ARGS)
 
 ##@ Maintain
 

@@ -33,8 +33,8 @@ class Checkers:
 
     def said(self, index: int, message: object) -> None:
         """An honest replica keeps its word, across crashes: one digest a (phase, view, sequence), no vote in a view
-        that it left."""
-        if index in self._world.byzantine:
+        that it left. Who lost its disk may have lost its word with it: it counts toward f."""
+        if index in self._world.byzantine or index in self._world.forgetful:
             return
         if isinstance(message, SignedViewChange):
             self._left[index] = max(self._left.get(index, 0), message.message.view)
@@ -53,8 +53,8 @@ class Checkers:
             raise Violation(f"replica {index} voted in view {vote.view} after leaving it")
 
     def convicted(self, index: int, effect: Evidence) -> None:
-        """Evidence only ever convicts liars."""
-        if effect.culprit not in self._world.byzantine:
+        """Evidence only ever convicts liars, and who lost its disk and spoke again."""
+        if effect.culprit not in self._world.byzantine and effect.culprit not in self._world.forgetful:
             raise Violation(f"replica {index} convicts replica {effect.culprit}, which is honest")
 
     def committed(self, index: int, effect: Committed) -> None:

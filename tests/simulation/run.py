@@ -1,169 +1,139 @@
-"""Many committees in bad weather: one seed, one story. `python -m tests.simulation.run --seed 17` replays it.
+"""Many stories: `make soak SEEDS=1000000`, or `python -m tests.simulation.run --seeds N --first M`.
 
-`--seeds N` runs N of them from `--first` on and stops at the first failure. A seed decides everything: how many
-replicas, which of them lie and how, when they crash, which links are cut, what the network loses.
+All cores work. A failure prints the one command that replays its seed, and the soak goes on; it ends with exit code 1
+when anything failed. Progress names the FIRST from which an interrupted soak can be resumed.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
+import json
+import multiprocessing
+import os
+import signal
 import sys
 import time
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-from .byzantine import LIARS
 from .checkers import Violation
-from .world import World
+from .weather import Story, guarded
 
-CHAOS_MS = 10_000
-HEALED_MS = 120_000
-
-
-@dataclass(frozen=True)
-class Story:
-    """How a seed ended: virtual milliseconds until everything was answered, and what happened on the way."""
-
-    seed: int
-    n: int
-    liars: tuple[str, ...]
-    steps: int
-    view: int
-    executed: int
-    healed_ms: int
-    evidence: int
+CHUNK = 16
+PROGRESS_S = 10.0
 
 
-class Stalled(AssertionError):
-    """Liveness is broken: the weather is fine again and requests still wait."""
+@dataclass
+class Summary:
+    """What a soak saw. `recovery_ms` is virtual time from the end of the weather until all was answered."""
+
+    first: int
+    seeds: int = 0
+    failed: list[int] = field(default_factory=list)
+    events: int = 0
+    executed: int = 0
+    recovery_ms_max: int = 0
+    recovery_seed: int = 0
+    sizes: Counter[str] = field(default_factory=Counter)
+    liars: Counter[str] = field(default_factory=Counter)
+    injected: Counter[str] = field(default_factory=Counter)
+    happened: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    def add(self, seed: int, story: Story | None) -> None:
+        self.seeds += 1
+        if story is None:
+            self.failed.append(seed)
+            return
+        self.events += story.steps
+        self.executed += story.executed
+        if story.healed_ms > self.recovery_ms_max:
+            self.recovery_ms_max, self.recovery_seed = story.healed_ms, seed
+        self.sizes[f"n={story.n}"] += 1
+        self.liars.update(story.liars)
+        self.injected.update(story.injected)
+        self.happened.update(story.happened)
+
+    def as_dict(self) -> dict[str, object]:
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
+
+    def text(self) -> str:
+        def table(counter: Counter[str]) -> str:
+            return ", ".join(f"{name} {count:,}" for name, count in sorted(counter.items()))
+
+        return "\n".join(
+            [
+                f"{self.seeds:,} seeds from {self.first}, {len(self.failed)} failed, {self.seconds:.0f} s",
+                f"events      {self.events:,}; {self.executed:,} slots executed; {table(self.sizes)}",
+                f"injected    {table(self.injected)}",
+                f"liars       {table(self.liars)}",
+                f"happened    {table(self.happened)}",
+                f"recovery    slowest {self.recovery_ms_max:,} ms of virtual time (seed {self.recovery_seed})",
+            ]
+        )
 
 
-def play(seed: int, *, verbose: bool = False) -> Story:
-    """Run one seed: chaos, then fair weather, then every request must be answered and all replicas equal."""
-    generator = random.Random(seed)
-    n = generator.choice([4, 4, 4, 4, 5, 7])
-    world = World(n, seed)
-    liars = _appoint(world, generator)
-    world.thinking_ms_max = generator.choice([1, 200, 1_000])
-    for client in range(generator.randint(1, 4)):
-        world.script(client, generator.randint(5, 16))
-    world.network.drop = generator.choice([0.0, 0.02, 0.1, 0.3])
-    world.network.duplicate = generator.choice([0.0, 0.1])
-    world.network.delay_ms_max = generator.choice([5, 20, 200, 900])
-    end = world.now_ms + generator.randint(2_000, CHAOS_MS)
-    while world.now_ms < end:
-        world.run(generator.randint(50, 2_000))
-        event = _disturb(world, generator)
-        if verbose:
-            print(f"{world.now_ms % 10**7:>8} {event}")
-    healed = _heal(world)
-    if verbose:
-        for replica in world.live():
-            print(replica.index, replica.view, replica.active, replica.stable, replica.executed)
-    return Story(
-        seed=seed,
-        n=n,
-        liars=liars,
-        steps=world.steps,
-        view=max(replica.view for replica in world.honest()),
-        executed=max(replica.executed for replica in world.honest()),
-        healed_ms=healed,
-        evidence=len(world.evidence),
-    )
-
-
-def _appoint(world: World, generator: random.Random) -> tuple[str, ...]:
-    names = [generator.choice(sorted(LIARS)) for _ in range(generator.randint(0, world.committee.f))]
-    for index, name in zip(generator.sample(range(world.n), len(names)), names, strict=True):
-        world.byzantine[index] = LIARS[name]
-    return tuple(names)
-
-
-def _disturb(world: World, generator: random.Random) -> str:
-    """One misfortune, or one repair."""
-    index = generator.randrange(world.n)
-    match generator.choice(["crash", "start", "start", "outage", "partition", "cut", "mend", "calm"]):
-        case "crash" if index not in world.byzantine:
-            world.crash(index)
-            return f"crash {index}"
-        case "outage":
-            for one in range(world.n):
-                if one not in world.byzantine:
-                    world.crash(one)
-                    world.start(one)
-            return "power outage"
-        case "start":
-            for down in [one for one in range(world.n) if world.replicas[one] is None]:
-                world.start(down)
-            return "start all"
-        case "partition":
-            side = set(generator.sample(range(world.n), generator.randint(1, world.n // 2)))
-            pairs = [(a, b) for a in range(world.n) for b in range(world.n) if (a in side) != (b in side)]
-            world.network.cut = set(pairs)
-            return f"partition {sorted(side)}"
-        case "cut":
-            other = generator.randrange(world.n)
-            world.network.cut.add((index, other))
-            return f"cut {index} -> {other}"
-        case "mend":
-            world.network.cut = set()
-            return "mend"
-        case _:
-            return "calm"
-
-
-def _heal(world: World) -> int:
-    """Fair weather. Returns the virtual time until all is answered and all honest replicas agree."""
-    world.network.cut = set()
-    world.network.drop = world.network.duplicate = 0.0
-    world.network.delay_ms_max = 10
-    for index in range(world.n):
-        if world.replicas[index] is None:
-            world.start(index)
-    start = world.now_ms
-
-    def settled() -> bool:
-        if world.current:
-            return False
-        return len({replica.executed for replica in world.honest()}) == 1
-
-    if not world.run_until(settled, HEALED_MS):
-        raise Stalled(f"{sorted(world.current)} still wait {HEALED_MS} ms after everything was repaired")
-    if world.checkers is not None:
-        world.checkers.finish()
-    return world.now_ms - start
-
-
-def guarded(seed: int, *, verbose: bool = False) -> Story:
-    """`play`, with the command that replays a failure in its message."""
+def _one(seed: int) -> tuple[int, Story | str]:
     try:
-        return play(seed, verbose=verbose)
-    except Exception as error:
-        raise Violation(
-            f"{type(error).__name__}: {error}\nreplay: python -m tests.simulation.run --seed {seed}"
-        ) from error
+        return seed, guarded(seed)
+    except Violation as error:
+        return seed, str(error)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _stories(first: int, seeds: int, jobs: int) -> Iterator[tuple[int, Story | str]]:
+    """In the order of seeds, so that what came is all below what comes."""
+    numbers = range(first, first + seeds)
+    if jobs == 1:
+        yield from map(_one, numbers)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs, initializer=_ignore_interrupts) as pool:
+        yield from pool.imap(_one, numbers, chunksize=CHUNK)
+
+
+def soak(first: int, seeds: int, *, jobs: int = 1, progress_s: float = PROGRESS_S) -> Summary:
+    """Run stories; failures and progress go to standard error. An interrupt ends it with what was seen so far."""
+    summary, started = Summary(first), time.perf_counter()
+    told = started
+    try:
+        for seed, story in _stories(first, seeds, jobs):
+            if isinstance(story, str):
+                print(f"seed {seed} failed: {story}", file=sys.stderr, flush=True)
+            summary.add(seed, None if isinstance(story, str) else story)
+            now = time.perf_counter()
+            if now - told >= progress_s:
+                told = now
+                rate = summary.seeds / (now - started)
+                print(
+                    f"{summary.seeds:,} of {seeds:,} seeds, {len(summary.failed)} failed, {rate:.0f}/s; "
+                    f"resume with FIRST={seed + 1} SEEDS={first + seeds - seed - 1}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    except KeyboardInterrupt:
+        print(f"interrupted; resume with FIRST={first + summary.seeds}", file=sys.stderr)
+    summary.seconds = time.perf_counter() - started
+    return summary
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, help="replay one seed and tell what happens")
-    parser.add_argument("--seeds", type=int, default=100, help="how many seeds to run")
+    parser.add_argument("--seeds", type=int, default=1_000, help="how many seeds to run")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
-    arguments = parser.parse_args()
-    if arguments.seed is not None:
-        print(guarded(arguments.seed, verbose=True))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    parser.add_argument("--json", action="store_true", help="the summary as JSON on standard output")
+    chosen = parser.parse_args(arguments)
+    if chosen.seed is not None:
+        print(guarded(chosen.seed, verbose=True))
         return 0
-    started, steps, views, worst = time.perf_counter(), 0, 0, 0
-    for seed in range(arguments.first, arguments.first + arguments.seeds):
-        story = guarded(seed)
-        steps, views, worst = steps + story.steps, views + story.view, max(worst, story.healed_ms)
-        if (seed + 1 - arguments.first) % 100 == 0:
-            print(f"{seed + 1 - arguments.first} seeds passed", flush=True)
-    seconds = time.perf_counter() - started
-    print(
-        f"{arguments.seeds} seeds, {steps} events, {views} views, slowest recovery {worst} ms virtual, {seconds:.1f} s"
-    )
-    return 0
+    summary = soak(chosen.first, chosen.seeds, jobs=chosen.jobs)
+    print(json.dumps(summary.as_dict()) if chosen.json else summary.text())
+    return 1 if summary.failed else 0
 
 
 if __name__ == "__main__":

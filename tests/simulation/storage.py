@@ -55,9 +55,13 @@ class Disk:
         self.journal += self.unsynced[:kept]
         self.unsynced = []
         floor = max(self.archive_synced, 0)
-        top = max(self.archive, default=0)
+        top = max(self.archive, default=floor)
         cut = generator.randint(floor, top) if top > floor else top
         self.archive = {number: entry for number, entry in self.archive.items() if number <= cut}
+
+    def prune(self, sequence: int) -> None:
+        """Entries up to `sequence` are in the snapshot and go, where an operator keeps no longer archive."""
+        self.archive = {number: entry for number, entry in self.archive.items() if number > sequence}
 
     def read(self, first: int, limit: int = 64) -> tuple[CommittedBatch, ...]:
         found: list[CommittedBatch] = []

@@ -17,7 +17,7 @@ from pbft.certificates import Verifier
 from pbft.core import Core
 from pbft.messages import SignedViewChange, ViewChange
 from pbft.quorum import Committee
-from tests.simulation.run import play
+from tests.simulation.weather import play
 from tests.simulation.world import DOMAIN, Disk
 
 SEEDS_MAX = 60

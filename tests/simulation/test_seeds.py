@@ -1,13 +1,17 @@
-"""Some hundreds of committees in bad weather. A failure names the command that replays its seed."""
+"""Two thousand committees in bad weather, and the soak that runs more. A failure names the command that replays it."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from tests.simulation.run import guarded, play
+from tests.simulation.byzantine import LIARS
+from tests.simulation.run import main, soak
+from tests.simulation.weather import guarded, play
 
-SEEDS_PER_TEST = 10
-TESTS = 16
+SEEDS_PER_TEST = 50
+TESTS = 40
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS_PER_TEST * TESTS, SEEDS_PER_TEST))
@@ -20,13 +24,32 @@ def test_a_seed_replays_exactly() -> None:
     assert play(5) == play(5)
 
 
-@pytest.mark.parametrize(
-    ("seed", "fixed"),
-    [
-        (166, "members in different views never formed a quorum for any of them"),
-        (1083, "a restarted replica forgot the batch of a proof that it still told"),
-        (5264, "a checkpoint in the step of a new view shortened the journal to before that view"),
-    ],
-)
-def test_a_seed_that_once_failed(seed: int, fixed: str) -> None:
-    assert guarded(seed).executed > 0, fixed
+def test_a_soak_of_processes_sees_what_one_process_sees() -> None:
+    alone, together = soak(40, 24, jobs=1), soak(40, 24, jobs=2)
+    alone.seconds = together.seconds = 0
+    assert alone == together
+    assert alone.seeds == 24
+    assert alone.injected["drop"] > 0
+    assert alone.happened["view changes"] > 0
+
+
+def test_a_failing_seed_names_its_replay_and_the_soak_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def forgetful(self: object) -> object:
+        raise AssertionError("injected")
+
+    monkeypatch.setattr("pbft.views.Views._own_view_change", forgetful)
+    assert main(["--first", "0", "--seeds", "8", "--jobs", "1", "--json"]) == 1
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out)
+    assert summary["seeds"] == 8
+    assert 0 < len(summary["failed"]) < 8
+    for seed in summary["failed"]:
+        assert f"make soak SEED={seed}" in captured.err
+
+
+def test_every_liar_says_what_it_does() -> None:
+    for name, liar in LIARS.items():
+        assert liar.__doc__, name
+        assert liar.__name__.replace("_", "-") == name

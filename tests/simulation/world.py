@@ -118,6 +118,10 @@ class World:
         self.done = 0
         self.thinking_ms_max = 1
         self._number: dict[int, int] = {}
+        self.forgetful: set[int] = set()
+        self.frozen_until_ms: dict[int, int] = {}
+        self.archive_kept = 1 << 62
+        self.skew_ms = [0] * self.instances
         self.steps = 0
         self.injected: Counter[str] = Counter()
         self.happened: Counter[str] = Counter()
@@ -136,6 +140,7 @@ class World:
         """(Re)start a replica from its disk."""
         if wiped:
             self.disks[index] = Disk()
+            self.forgetful.add(index)
             self.injected["wiped disk"] += 1
         disk = self.disks[index]
         application = Ledger()
@@ -148,7 +153,11 @@ class World:
         entries = disk.read(first, limit=10_000)
         self.perform(
             index,
-            replica.step(Recovered(self.now_ms, tuple(disk.journal), entries, disk.certificate, disk.snapshot)),
+            replica.step(
+                Recovered(
+                    self.now_ms + self.skew_ms[index], tuple(disk.journal), entries, disk.certificate, disk.snapshot
+                )
+            ),
         )
         self._schedule(self.random.randint(0, 40), index, Tick(0))
 
@@ -249,16 +258,18 @@ class World:
     def _step(self, index: int, incarnation: int, event: Event) -> None:
         replica = self.replicas[index]
         same = incarnation == self._incarnation[index]
-        if isinstance(event, Tick):
-            if replica is None or not same:
-                return
-            self._schedule(self.settings.tick_ms, index, event)
-        if replica is None:
+        if replica is None or (isinstance(event, Tick) and not same):
             return
+        frozen_ms = self.frozen_until_ms.get(index, 0) - self.now_ms
+        if frozen_ms > 0:
+            self._schedule(frozen_ms, index, event)
+            return
+        if isinstance(event, Tick):
+            self._schedule(self.settings.tick_ms, index, event)
         self.steps += 1
         before = replica.executed
         try:
-            effects = replica.step(_at(event, self.now_ms))
+            effects = replica.step(_at(event, self.now_ms + self.skew_ms[index]))
         except InvariantBroken:
             if index not in self.byzantine:
                 raise
@@ -305,6 +316,7 @@ class World:
                     disk.archive_synced = max(disk.archive, default=0)
                     disk.certificate, disk.snapshot = certificate, snapshot
                     disk.journal, disk.unsynced = list(retained), []
+                    disk.prune(certificate.checkpoint.sequence - self.archive_kept)
                     self.happened["checkpoints"] += 1
                     if self.checkers is not None:
                         self.checkers.stable(index, effect)

@@ -30,8 +30,9 @@ from .messages import (
     Status,
     ViewRecord,
 )
+from .pace import Pace
 from .quorum import Committee
-from .requests import Pool
+from .requests import Pending, Pool
 
 
 class Core:
@@ -66,6 +67,7 @@ class Core:
         self.pool = Pool(
             total_max=self.settings.pending_requests_max, per_client_max=self.settings.pending_per_client_max
         )
+        self.pace = Pace(self.settings, committee.weak)
         self.now_ms = 0
         self.view = 0
         self.active = True
@@ -74,6 +76,7 @@ class Core:
         self._view_changes: dict[int, SignedViewChange] = {}
         self._view_deadline_ms: int | None = None
         self._view_entered_ms = 0
+        self._head: tuple[Pending | None, int] = (None, 0)
         self._attempts = 0
         self._assigned = low
         self._forgotten_view = -1

@@ -34,6 +34,7 @@ from .events import (
     Event,
     Evidence,
     Executed,
+    GaveUp,
     Ignored,
     Misbehaved,
     NeedState,
@@ -59,6 +60,7 @@ EVIDENCE_KEPT_MAX = 256
 IGNORED = Counter("koinon_ignored_total", "Correct messages of replicas that came too early, late or often", ["reason"])
 EXECUTED = Counter("koinon_executed_total", "Requests that this replica executed")
 EVIDENCE = Counter("koinon_equivocations_total", "Replicas caught signing two words for one slot")
+GIVEN_UP = Counter("koinon_primaries_given_up_total", "View changes that this replica asked for", ["reason"])
 CHECKPOINT = Gauge("koinon_checkpoint", "The last stable checkpoint's sequence number")
 
 log = logging.getLogger("koinon.pbft")
@@ -247,6 +249,9 @@ class Engine:
                 self.evidence.append(effect)
                 proof = (encode(effect.first).hex(), encode(effect.second).hex())
                 log.error("equivocation", extra={"culprit": culprit, "proof": proof})
+            case GaveUp(primary=primary, reason=reason):
+                GIVEN_UP.labels(reason).inc()
+                log.warning("primary given up", extra={"primary": primary, "reason": reason})
             case Misbehaved(sender=sender, error=error):
                 refused("pbft", error)
                 log.warning("misbehaved", extra={"peer": sender, "code": error.code, "reason": error.message})

@@ -189,6 +189,14 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class GaveUp:
+    """This replica asks for the next view: `reason` is "timeout", "slow" or "unfair" (see `pbft.pace`). Count it."""
+
+    primary: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Misbehaved:
     """Replica `sender` handed in something that no correct replica sends. State is unchanged. Count it."""
 
@@ -204,7 +212,19 @@ class Ignored:
     reason: str
 
 
-Effect = Persist | Send | Respond | Refuse | Committed | StableCheckpoint | NeedState | Evidence | Misbehaved | Ignored
+Effect = (
+    Persist
+    | Send
+    | Respond
+    | Refuse
+    | Committed
+    | StableCheckpoint
+    | NeedState
+    | Evidence
+    | GaveUp
+    | Misbehaved
+    | Ignored
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +244,13 @@ class Settings:
     clock_skew_ms_max: int = 30_000
     view_timeout_ms: int = 2_000
     view_timeout_ms_max: int = 32_000
+    pace_window_ms: int = 1_000
+    pace_strikes_max: int = 3
+    pace_floor_ms: int = 500
+    pace_wait_factor: int = 4
+    pace_rate_percent: int = 50
+    unfair_ms: int = 1_000
+    unfair_batches_max: int = 8
     status_ms: int = 250
     catch_up_ms: int = 500
     resend_slots_max: int = 16

@@ -216,6 +216,8 @@ class Ordering(Core):
             slot.executed, slot.bodies[named] = named, entry.batch
         if answer:
             self._emit(Committed(entry, self.execution.time_ms, tuple(done)))
+        known = [pending for one in done if (pending := self.pool.find(one.client, one.number)) is not None]
+        self.pace.executed(known, len(done), self.pool.left_lying, self.now_ms)
         for one in done:
             self.pool.executed(one.client, one.number)
             if answer:

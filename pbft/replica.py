@@ -23,6 +23,7 @@ from .events import (
     ClientRequest,
     Effect,
     Event,
+    GaveUp,
     Misbehaved,
     Received,
     Recovered,
@@ -51,6 +52,9 @@ from .messages import (
 from .views import Views
 
 __all__ = ["Replica"]
+
+TOLD_ALL = 2
+"""The relay of a request that goes to everybody: the primary had its time after the first."""
 
 
 class Replica(Views):
@@ -147,7 +151,8 @@ class Replica(Views):
             if last is not None and number < last.number:
                 raise Replayed(f"request {number} is older than {last.number}, the last one executed")
             self.execution.application.admits(client, request.operation)
-            self.pool.add(client, number, data, self.now_ms)
+            relays = TOLD_ALL if relayed else 0
+            self.pool.add(client, number, data, self.now_ms, self.pace.ordered, relays)
         except InvariantBroken:
             raise
         except KoinonError as error:
@@ -167,6 +172,8 @@ class Replica(Views):
                 self._tell_view_change()
                 self._consider_view_changes()
             self._ask_again()
+        if not self.active or self._lagging():
+            self.pace.rest(self.now_ms)
         if self._lagging():
             self._on_lag()
         elif self.active:
@@ -175,14 +182,17 @@ class Replica(Views):
             self._start_view_change(self.view + 1)
 
     def _ask_again(self) -> None:
-        """Relay what the primary leaves lying (section 4.2), and ask again for batches that are missing."""
+        """Relay what the primary leaves lying (section 4.2), and ask again for batches that are missing.
+
+        The first time to the primary; the second time to all, so that all see what it does with it.
+        """
         if not self.active:
             return
         if self.primary != self.index:
             overdue = self.pool.unproposed(self.now_ms, self.settings.status_ms, self.settings.batch_requests_max)
-            for data in overdue:
-                if self._still_admitted(data):
-                    self._emit(Send(self.primary, Relay(request=data)))
+            for pending in overdue:
+                if self._still_admitted(pending.data):
+                    self._emit(Send(ALL if pending.relays == TOLD_ALL else self.primary, Relay(request=pending.data)))
         for slot in self.log:
             if slot.view == self.view and slot.digest is not None and slot.body(slot.digest) is None:
                 self._emit(Send(ALL, Fetch(sequence=slot.sequence, digest=slot.digest)))
@@ -201,20 +211,33 @@ class Replica(Views):
         return True
 
     def _check_primary(self) -> None:
-        """A backup that has waited for one request too long gives the primary up (section 4.4)."""
+        """A backup gives the primary up that lets it wait too long (section 4.4), is slow, or unfair (`pbft.pace`)."""
+        reason = self.pace.judge(self.pool.oldest, self.now_ms)
+        waited = self._waited_ms()
+        if waited is None:
+            self._attempts = 0
+        elif waited > self.view_timeout_ms:
+            reason = "timeout"
+        if reason and self.primary != self.index:
+            self._emit(GaveUp(self.primary, reason))
+            self._start_view_change(self.view + 1)
+
+    def _waited_ms(self) -> int | None:
+        """For how long one request has been waited for; None without any.
+
+        As in the paper the timer starts again for the next request once the one waited for is executed: a queue is
+        no reason to leave a view. A primary that orders one request a timeout is slow.
+        """
+        if self.pool.oldest is not self._head[0]:
+            self._head = (self.pool.oldest, self.now_ms)
         waiting = [
             slot.since_ms
             for slot in self.log
             if slot.view == self.view and slot.digest is not None and slot.sequence > self.executed
         ]
-        if self.pool.oldest_ms is not None:
-            waiting.append(self.pool.oldest_ms)
-        if not waiting:
-            self._attempts = 0
-            return
-        waited = self.now_ms - max(min(waiting), self._view_entered_ms)
-        if self.primary != self.index and waited > self.view_timeout_ms:
-            self._start_view_change(self.view + 1)
+        if self.pool.oldest is not None:
+            waiting.append(self._head[1])
+        return self.now_ms - max(min(waiting), self._view_entered_ms) if waiting else None
 
     # --- peers that lag, and our own lag
 
@@ -296,6 +319,7 @@ class Replica(Views):
                 self._execute(entry, answer=True)
         except RemoteError as error:
             self._emit(Misbehaved(event.sender, error))
+        self.pace.rest(self.now_ms)
         self._execute_ready()
         self._assigned = max(self._assigned, self.executed)
 
@@ -327,6 +351,7 @@ class Replica(Views):
         for record in event.records:
             self._restore_record(record)
         self._assigned = max(self._assigned, self.executed)
+        self.pace.rest(self.now_ms)
         self._effects, self._stable_due = [], None
         self._execute_ready()
 

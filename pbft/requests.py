@@ -11,13 +11,20 @@ Key = tuple[bytes, int]
 
 @dataclass(slots=True)
 class Pending:
-    """A request that was heard of at `since_ms` and is `proposed` in a slot of the current view, or not."""
+    """A request that was heard of at `since_ms` and is `proposed` in a slot of the current view, or not.
+
+    The primary was `told_ms` of it: when we heard it if the client sent it to all, else when we relayed it first.
+    `ordered` requests had been executed by then. `relays` counts how often we handed it on.
+    """
 
     client: bytes
     number: int
     data: bytes
     since_ms: int
     relayed_ms: int
+    told_ms: int
+    ordered: int
+    relays: int = 0
     proposed: bool = False
 
 
@@ -37,8 +44,11 @@ class Pool:
     def __contains__(self, key: Key) -> bool:
         return key in self._waiting
 
-    def add(self, client: bytes, number: int, data: bytes, now_ms: int) -> None:
-        """Keep a request; Unavailable when a quota is used up. The first of two with one number stays."""
+    def add(self, client: bytes, number: int, data: bytes, now_ms: int, ordered: int = 0, relays: int = 0) -> None:
+        """Keep a request, heard after `ordered` executed ones and `relays` relays; Unavailable when a quota is used up.
+
+        The first of two with one number stays.
+        """
         if (client, number) in self._waiting:
             return
         numbers = self._numbers.setdefault(client, set())
@@ -47,7 +57,7 @@ class Pool:
                 del self._numbers[client]
             raise Unavailable("too many requests wait", hint="wait for earlier requests to be answered")
         numbers.add(number)
-        self._waiting[client, number] = Pending(client, number, data, now_ms, now_ms)
+        self._waiting[client, number] = Pending(client, number, data, now_ms, now_ms, now_ms, ordered, relays)
         self._ready[client, number] = None
 
     def executed(self, client: bytes, number: int) -> None:
@@ -74,10 +84,18 @@ class Pool:
             pending.proposed = False
         self._ready = dict.fromkeys(self._waiting)
 
+    def find(self, client: bytes, number: int) -> Pending | None:
+        return self._waiting.get((client, number))
+
     @property
-    def oldest_ms(self) -> int | None:
-        """When the request that waits longest was heard of."""
-        return next(iter(self._waiting.values())).since_ms if self._waiting else None
+    def oldest(self) -> Pending | None:
+        """The request that waits longest."""
+        return next(iter(self._waiting.values()), None)
+
+    @property
+    def left_lying(self) -> Pending | None:
+        """The one that waits longest without being proposed."""
+        return self._waiting[next(iter(self._ready))] if self._ready else None
 
     def ready(self) -> int:
         """How many are not proposed."""
@@ -97,12 +115,15 @@ class Pool:
             self.propose((pending.client, pending.number))
         return [pending.data for pending in sorted(taken, key=lambda one: one.number)]
 
-    def unproposed(self, now_ms: int, after_ms: int, count_max: int) -> list[bytes]:
+    def unproposed(self, now_ms: int, after_ms: int, count_max: int) -> list[Pending]:
         """Requests that nobody proposed for `after_ms`; each is returned again only after that time."""
-        overdue: list[bytes] = []
+        overdue: list[Pending] = []
         for key in self._ready:
             pending = self._waiting[key]
             if len(overdue) < count_max and now_ms - pending.relayed_ms >= after_ms:
                 pending.relayed_ms = now_ms
-                overdue.append(pending.data)
+                pending.relays += 1
+                if pending.relays == 1:
+                    pending.told_ms = now_ms
+                overdue.append(pending)
         return overdue

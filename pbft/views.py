@@ -126,6 +126,7 @@ class Views(Ordering):
         self._adopt(signed)
         self.pool.reset()
         self._view_entered_ms = self._progress_ms = self.now_ms
+        self.pace.enter(self.now_ms)
         self._replay_due = True
         for proposal in signed.message.proposals:
             if proposal.sequence in self.log:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from . import commands_models, commands_setup, commands_show, commands_tasks
+from . import commands_ceremony, commands_models, commands_setup, commands_show, commands_tasks
 
 app = typer.Typer(
     name="koinon",
@@ -34,6 +34,9 @@ COMMANDS = {
 
 for _name, (_function, _panel) in COMMANDS.items():
     app.command(_name, rich_help_panel=_panel)(_function)
+
+
+app.add_typer(commands_ceremony.app, name="ceremony", rich_help_panel="Federation")
 
 
 def main() -> None:

@@ -54,7 +54,6 @@ PLAN, FEDERATION, KEYSTORE, PASSWORD, CONFIG = (
     "password",
     "config.toml",
 )
-SHARE = "paillier-share"
 AUTHORITY_CERTIFICATE, AUTHORITY_KEY = "ca.pem", "ca.key"
 CERTIFICATE, CERTIFICATE_KEY = "tls.pem", "tls.key"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,10 +12,20 @@ from pathlib import Path
 
 import msgspec
 
+from koinon.ceremony import (
+    ACCEPTANCE,
+    SHARE_FILE,
+    TRANSCRIPT_FILE,
+    hold,
+    installed,
+    load_transcript,
+    load_words,
+    save_transcript,
+    sign_word,
+)
 from koinon.config import (
     ContractAddresses,
     FederationFile,
-    PaillierEntry,
     Setting,
     convert,
     load_federation,
@@ -24,14 +35,12 @@ from koinon.config import (
 from koinon.encoding import from_hex, to_hex
 from koinon.errors import ChainUnreachable, ConfigError, LedgerError
 from koinon.ledger import CommitteeMember, Ledger
-from koinon.privacy.sealing import key_share_context, seal_to
 from koinon.signing import Signer
 from koinon.wire import Role
 
 from ._homes import (
     EPOCH,
     FEDERATION,
-    SHARE,
     Plan,
     admit_home,
     authority,
@@ -42,7 +51,7 @@ from ._homes import (
     write_home,
 )
 
-DEPLOYMENT, PAILLIER_PUBLIC = "deployment.json", "paillier-public-key"
+DEPLOYMENT, CEREMONY = "deployment.json", "ceremony"
 WEI = 10**18
 TRANSFERS_CONCURRENT_MAX = 16
 
@@ -78,8 +87,7 @@ class Provisioning:
             self.keys[party] = party_key(self.folder / party, self.plan.password_file)
         self.say(f"keys of {len(self.keys)} parties are there")
         ca = self._certificates()
-        paillier = self._paillier()
-        federation = self._federation(self._deployment(), paillier, ca)
+        federation = self._federation(self._deployment(), ca)
         self._credits(Ledger.connect(federation.network, self.keys["deployer"]))
         self._admissions(federation)
         for party in self.plan.parties:
@@ -108,26 +116,24 @@ class Provisioning:
             certify_listener(self.folder / party, issuer, party, self.plan.host(party))
         return issuer.certificate.decode()
 
-    def _paillier(self) -> PaillierEntry | None:
-        """The ceremony: one share sealed to each replica. The public key is written last and makes it final.
+    def _paillier(self, federation: FederationFile) -> FederationFile:
+        """The federation with its Paillier key. All parties of the ceremony are on this machine; the transcript is
+        written last and makes it final.
 
         The dealer's key exists in this process only; see docs/threat-model.md for what that asks of the operator.
         """
         if not self.plan.paillier_bits:
-            return None
-        path = self.folder / PAILLIER_PUBLIC
-        if not path.exists():
-            # imported here: without the mode, nobody needs its big-number library
-            from koinon.privacy.paillier_key import generate_key
-
-            public, shares = generate_key(self.plan.paillier_bits, self.plan.replicas, secrets.token_bytes, epoch=EPOCH)
-            entries = replica_entries(self.plan, self.keys)
-            for index, (party, share) in enumerate(zip(self.plan.replica_names, shares, strict=True)):
-                box = seal_to(from_hex(entries[index].sealing_key), share, key_share_context(public, index))
-                write_atomically(self.folder / party / SHARE, box, mode=0o600)
-            write_atomically(path, to_hex(public).encode() + b"\n")
-            self._did(f"Paillier key of {self.plan.paillier_bits} bits, shared among {self.plan.replicas} replicas")
-        return PaillierEntry(bits=self.plan.paillier_bits, public_key=path.read_text().strip())
+            return federation
+        folder = self.folder / CEREMONY
+        if not (folder / TRANSCRIPT_FILE).exists():
+            bits, now_ms = self.plan.paillier_bits, time.time_ns() // 1_000_000
+            held = hold(federation, bits=bits, contributions=(), entropy=secrets.token_bytes, now_ms=now_ms)
+            for party, box in zip(self.plan.replica_names, held.boxes, strict=True):
+                write_atomically(self.folder / party / SHARE_FILE, box, mode=0o600)
+                sign_word(folder, federation, held, ACCEPTANCE, self.keys[party])
+            save_transcript(folder, held)
+            self._did(f"Paillier key of {bits} bits, shared among {self.plan.replicas} replicas")
+        return installed(federation, load_transcript(folder), load_words(folder))
 
     def _deployment(self) -> DeploymentFile:
         path = self.folder / DEPLOYMENT
@@ -169,8 +175,8 @@ class Provisioning:
             return
         self._did(f"ether for {len(poor)} parties")
 
-    def _federation(self, deployment: DeploymentFile, paillier: PaillierEntry | None, ca: str) -> FederationFile:
-        federation = FederationFile(
+    def _federation(self, deployment: DeploymentFile, ca: str) -> FederationFile:
+        bare = FederationFile(
             version=1,
             name=self.plan.name,
             chain_id=deployment.chain_id,
@@ -180,9 +186,9 @@ class Provisioning:
             registrar=to_hex(self.keys["registrar"].address),
             epoch=EPOCH,
             replicas=replica_entries(self.plan, self.keys),
-            paillier=paillier,
             tls_ca=ca,
         )
+        federation = self._paillier(bare)
         path = self.folder / FEDERATION
         if not path.exists():
             save_federation(path, federation)

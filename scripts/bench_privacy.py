@@ -49,7 +49,7 @@ def bench(name: str, parameters: int, clients: int, replicas: int, key_bits: int
     if name == "paillier":
         from koinon.privacy.paillier_key import generate_key
 
-        public_key, shares = generate_key(key_bits, replicas, secrets.token_bytes)
+        public_key, shares, _ = generate_key(key_bits, replicas, secrets.token_bytes)
         setting = replace(setting, public_key=public_key)
     limit = 2 ** (BITS - 1) - 1
     updates = np.random.default_rng(1).integers(-limit, limit + 1, (clients, parameters))

@@ -12,23 +12,30 @@ and has coefficients below D*(replicas + 1); F and F + (d' - d)*H give these rep
 is uniform below 2^128 * D^2 * n the two are within 2^-128 of each other. For the same reason the openings of the
 other replicas, x^F(j), can be computed from these shares and the root r: an opening tells no more than r.
 
+The dealer commits to the sharing (Feldman 1987, "A practical scheme for non-interactive verifiable secret sharing"):
+C_k = v^a_k mod n for each coefficient, C_0 = v^(D*d), for a public v. Anybody checks that C_0^n = v^D, so that the
+shared exponent does take n-th roots; replica j checks v^F(j+1) = prod C_k^((j+1)^k), so that its share is the one
+that the others' shares belong with. v is hashed from n, so that the dealer did not choose it.
+
 What this does not give: the dealer saw the key once (the ceremony has witnesses, not a proof); a key is for one
 epoch. Whether n is well made cannot be seen from it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import factorial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import gmpy2
 from gmpy2 import mpz
 
 from koinon.encoding import U8, U32, Digest, Message, decode, encode, keccak
-from koinon.errors import ConfigError, KoinonError
+from koinon.errors import BadPiece, ConfigError, KoinonError
 
 from .mode import Entropy, Setting
 from .modular import FixedBase
@@ -97,8 +104,16 @@ class PublicKey:
         return factorial(self.replicas)
 
 
-def generate_key(bits: int, replicas: int, entropy: Entropy, *, epoch: int = 0) -> tuple[bytes, tuple[bytes, ...]]:
-    """A dealer's work: the public key, and one secret share a replica (both encoded).
+class Dealt(NamedTuple):
+    """A dealer's work, encoded: the public key, one secret share a replica, and the public commitments to them."""
+
+    public_key: bytes
+    shares: tuple[bytes, ...]
+    commitments: tuple[bytes, ...]
+
+
+def generate_key(bits: int, replicas: int, entropy: Entropy, *, epoch: int = 0) -> Dealt:
+    """A dealer's work.
 
     Forget the process that ran this. ConfigError for a size or a committee that the mode does not carry.
     """
@@ -115,8 +130,8 @@ def generate_primes(bits: int, entropy: Entropy) -> tuple[mpz, mpz]:
             return p, q
 
 
-def deal(p: mpz, q: mpz, replicas: int, entropy: Entropy, *, epoch: int = 0) -> tuple[bytes, tuple[bytes, ...]]:
-    """The public key of n = p*q and a share for each replica."""
+def deal(p: mpz, q: mpz, replicas: int, entropy: Entropy, *, epoch: int = 0) -> Dealt:
+    """The public key of n = p*q, a share for each replica, and the commitments."""
     n = p * q
     bits = n.bit_length()
     _require_size(bits, replicas)
@@ -136,7 +151,39 @@ def deal(p: mpz, q: mpz, replicas: int, entropy: Entropy, *, epoch: int = 0) -> 
             value = value * (replica + 1) + coefficient
         width = (value.bit_length() + 7) // 8
         shares.append(encode(PaillierShare(key=keccak(public_key), replica=replica, share=_wide(value, width))))
-    return public_key, tuple(shares)
+    base = _base(n)
+    commitments = tuple(_wide(gmpy2.powmod(base, coefficient, n), bits // 8) for coefficient in coefficients)
+    return Dealt(public_key, tuple(shares), commitments)
+
+
+def require_dealing(public_key: bytes, commitments: Sequence[bytes]) -> None:
+    """BadPiece unless the commitments are to a sharing of an exponent that takes n-th roots."""
+    key = parse_key(public_key)
+    expected = 2 * ((key.replicas - 1) // 3) + 1
+    if len(commitments) != expected or any(len(each) != key.plain_bytes for each in commitments):
+        raise BadPiece(f"a dealing to {key.replicas} replicas has {expected} commitments of {key.plain_bytes} bytes")
+    first = mpz.from_bytes(commitments[0], "big")
+    if gmpy2.powmod(first, key.n, key.n) != gmpy2.powmod(_base(key.n), key.delta, key.n):
+        raise BadPiece("the dealer shared an exponent that takes no n-th roots")
+
+
+def require_share(public_key: bytes, commitments: Sequence[bytes], replica: int, share: bytes) -> None:
+    """BadPiece unless `share` is the one that the dealer committed to for `replica`."""
+    key, mine = parse_key(public_key), _decode(PaillierShare, share, "key share")
+    if mine.key != keccak(public_key) or mine.replica != replica:
+        raise BadPiece(f"a share of another key, or of another replica than {replica}")
+    expected = mpz(1)
+    for commitment in reversed(commitments):
+        expected = gmpy2.powmod(expected, replica + 1, key.n) * mpz.from_bytes(commitment, "big") % key.n
+    if gmpy2.powmod(_base(key.n), mpz.from_bytes(mine.share, "big"), key.n) != expected:
+        raise BadPiece(f"the share of replica {replica} is not the one that the dealer committed to")
+
+
+def _base(n: mpz) -> mpz:
+    """v: a square modulo n that nobody chose."""
+    width = n.bit_length() // 8 + 16
+    seed = hashlib.shake_256(b"koinon/paillier/commitment" + _wide(n, n.bit_length() // 8)).digest(width)
+    return gmpy2.powmod(mpz.from_bytes(seed, "big"), 2, n)
 
 
 def key_of(setting: Setting) -> PublicKey:

@@ -91,7 +91,7 @@ class Committee:
         if paillier_bits:
             from koinon.privacy.paillier_key import generate_key
 
-            public, shares = generate_key(paillier_bits, replicas, secrets.token_bytes)
+            public, shares, _ = generate_key(paillier_bits, replicas, secrets.token_bytes)
             paillier = PaillierEntry(bits=paillier_bits, public_key=to_hex(public))
         addresses = (to_hex(bytes([number]) * 20) for number in range(1, 6))
         self.federation = FederationFile(

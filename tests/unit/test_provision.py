@@ -312,7 +312,7 @@ def test_other_wishes_for_the_same_folder_are_refused_by_name(site: Site) -> Non
         ["federation.json"],
         ["node-1/federation.json", "node-1/config.toml"],
         ["replica-2/tls.pem", "replica-2/federation.json", "node-0/admission.json", "federation.json"],
-        ["deployment.json", "federation.json", "paillier-public-key", "replica-0/paillier-share"],
+        ["deployment.json", "federation.json", "ceremony/transcript", "replica-0/paillier-share"],
     ],
     ids=["file", "home", "certificates", "contracts"],
 )

@@ -41,7 +41,17 @@ def test_every_help_text_holds_an_example(name: str) -> None:
 
 
 def test_nothing_is_documented_that_is_not_there() -> None:
-    assert set(re.findall(r"^## `koinon ([a-z]+)`", DOCS, re.MULTILINE)) == set(COMMANDS)
+    assert set(re.findall(r"^## `koinon ([a-z]+)`", DOCS, re.MULTILINE)) == {*COMMANDS, "ceremony"}
+
+
+def test_every_step_of_a_ceremony_is_documented_with_its_options_and_an_example() -> None:
+    steps = typer.main.get_command(app).commands["ceremony"].commands  # type: ignore[attr-defined]
+    said = section("ceremony")
+    for name, command in steps.items():
+        assert f"$ koinon ceremony {name}" in said
+        assert f"koinon ceremony {name}" in (command.help or "")
+        options = {each for parameter in command.params for each in parameter.opts if each.startswith("--")}
+        assert {each for each in options - EVERYWHERE if each not in said} == set()
 
 
 def test_the_exit_codes_are_documented_as_they_are() -> None:

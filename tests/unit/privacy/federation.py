@@ -10,7 +10,7 @@ import numpy as np
 
 from koinon.encoding import keccak
 from koinon.privacy import Entropy, Held, Opened, Protected, Setting, Values, mode
-from koinon.privacy.paillier_key import deal, generate_primes
+from koinon.privacy.paillier_key import Dealt, deal, generate_primes
 
 TASK = keccak(b"a task")
 PAILLIER_BITS = 2048
@@ -39,7 +39,7 @@ def primes() -> tuple[int, int]:
 
 
 @cache
-def keys(replicas: int) -> tuple[bytes, tuple[bytes, ...]]:
+def keys(replicas: int) -> Dealt:
     """The key of `primes`, dealt to a committee."""
     import gmpy2
 
@@ -72,7 +72,7 @@ class Federation:
         self.shares: tuple[bytes, ...] = (b"",) * self.replicas
         public_key = b""
         if self.name == "paillier":
-            public_key, self.shares = keys(self.replicas)
+            public_key, self.shares, _ = keys(self.replicas)
         self.setting = Setting(
             task=TASK,
             round=3,

@@ -67,7 +67,7 @@ def test_one_ciphertext_of_another_node_among_ones_own_is_refused(federation: Fe
 
 def test_a_proof_is_for_one_round_task_and_key(federation: Federation) -> None:
     public = federation.publics[node(1)]
-    other_key, _ = keys(7)
+    other_key = keys(7).public_key
     for setting in (
         replace(federation.setting, round=4),
         replace(federation.setting, task=b"\x01" * 32),

@@ -242,7 +242,7 @@ def test_a_node_that_overflows_the_slots_is_noticed(federation: Federation) -> N
 
 
 def test_the_default_is_3072_bits_and_2048_warn() -> None:
-    public_key, _ = keys(4)
+    public_key = keys(4).public_key
     parse_key.cache_clear()
     with pytest.warns(UserWarning, match="2048 bits; 3072 are advised"):
         parse_key(public_key)
@@ -250,7 +250,7 @@ def test_the_default_is_3072_bits_and_2048_warn() -> None:
 
 
 def test_a_3072_bit_key_opens_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
-    public_key, shares = generate_key(3072, 4, seeded("large"))
+    public_key, shares, _ = generate_key(3072, 4, seeded("large"))
     federation = Federation("paillier", random_updates(2, 8))
     setting = replace(federation.setting, public_key=public_key)
     federation.setting, federation.shares = setting, shares
@@ -306,7 +306,7 @@ def test_a_malformed_public_key_is_a_configuration_error(change: dict[str, objec
 
 
 def test_absent_torn_or_foreign_keys_and_shares_are_configuration_errors(federation: Federation) -> None:
-    public_key, shares = keys(4)
+    public_key, shares, _ = keys(4)
 
     def setting(**change: object) -> Setting:
         return replace(federation.for_replica(0), **change)  # type: ignore[arg-type]

@@ -67,7 +67,7 @@ class Core:
         self.pool = Pool(
             total_max=self.settings.pending_requests_max, per_client_max=self.settings.pending_per_client_max
         )
-        self.pace = Pace(self.settings, committee.weak)
+        self.pace = Pace(self.settings, self.committee.weak)
         self.now_ms = 0
         self.view = 0
         self.active = True

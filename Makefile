@@ -77,6 +77,10 @@ bench: $(READY) ## Every benchmark, scripts/bench*.py; tables on standard output
 soak: $(READY) ## Simulate committees in bad weather: SEEDS=1000000 FIRST=0, or SEED=17 to replay one
 	$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST)) $(SOAK_ARGS)
 
+.PHONY: twins
+twins: $(READY) ## Every scenario of a duplicated replica (an hour of CPU): TWINS_ARGS="--family views --first 0 --count 1000"
+	$(BIN)/python -m tests.simulation.twins $(TWINS_ARGS)
+
 ##@ Maintain
 
 .PHONY: format

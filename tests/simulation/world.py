@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 
 from koinon.encoding import encode, keccak
 from koinon.errors import InvariantBroken
@@ -58,10 +58,18 @@ SMALL = Settings(
 )
 
 
+class Key(Signer):
+    """Signing is deterministic, and scenarios repeat themselves: sign each digest once."""
+
+    @lru_cache(maxsize=1 << 14)  # noqa: B019 - keys live as long as the process
+    def sign_digest(self, digest: bytes) -> bytes:
+        return super().sign_digest(digest)
+
+
 @cache
 def signer(role: str, index: int) -> Signer:
     """A fixed key for each party, so that every run of a seed is the same."""
-    return Signer(keccak(f"{role} {index}".encode()))
+    return Key(keccak(f"{role} {index}".encode()))
 
 
 def committee(n: int) -> Committee:

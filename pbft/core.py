@@ -16,7 +16,7 @@ from koinon.signing import Domain, Signer
 from koinon.wire import Checkpoint, CheckpointCertificate, Phase, Vote
 
 from .certificates import Verifier
-from .events import ALL, Application, Effect, Ignored, NeedState, Persist, Send, Settings, StableCheckpoint
+from .events import ALL, Application, Effect, EpochEnded, Ignored, NeedState, Persist, Send, Settings, StableCheckpoint
 from .execution import Execution
 from .log import LastSigned, Log, Slot
 from .messages import (
@@ -88,6 +88,7 @@ class Core:
         self._future: dict[int, deque[PeerMessage]] = {}
         self._stable_due: tuple[CheckpointCertificate, bytes] | None = None
         self._replay_due = False
+        self._ended = False
         self._status_due_ms = 0
         self._progress_ms = 0
         self._asked_state_ms = -1
@@ -109,6 +110,11 @@ class Core:
     def primary(self) -> int:
         """The index of the current view's primary."""
         return self.committee.primary(self.view)
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether this epoch's last entry was executed: what follows is another committee's."""
+        return self.execution.epoch > self.epoch
 
     # --- tools
 
@@ -148,11 +154,13 @@ class Core:
     # --- checkpoints (section 4.3)
 
     def _make_checkpoint(self) -> None:
-        """After executing a multiple of the interval: keep the snapshot, sign and tell its digest."""
+        """After executing a multiple of the interval: hand over if that is due, keep the snapshot, sign and tell its
+        digest."""
+        following = self.execution.hand_over()
         if self.executed < self.log.low:  # on the way to a checkpoint that is stable already
             return
         snapshot = self.execution.snapshot()
-        checkpoint = Checkpoint(epoch=self.epoch, sequence=self.executed, state=keccak(snapshot), next=ZERO_DIGEST)
+        checkpoint = Checkpoint(epoch=self.epoch, sequence=self.executed, state=keccak(snapshot), next=following)
         self._snapshots[self.executed] = snapshot
         if self.executed == self.log.low:
             self._reached_stable()
@@ -226,6 +234,38 @@ class Core:
         if self._stable_due is not None:
             (certificate, snapshot), self._stable_due = self._stable_due, None
             self._emit(StableCheckpoint(certificate, snapshot, self.retained()))
+
+    def _tell_end(self) -> None:
+        """Once the handover is stable and executed this replica is done: a last word for those who miss the proof."""
+        if self._stable_end() and self.handed_over and not self._ended:
+            self._ended = True
+            self._broadcast(self.certificate)
+            self._emit(EpochEnded(self.certificate))
+
+    # --- handovers
+
+    def _pending_change(self) -> bool:
+        """Whether this epoch ends at the next checkpoint: a change was executed and waits for it."""
+        return self.execution.epoch == self.epoch and self.execution.application.pending_change()
+
+    def _stable_end(self) -> bool:
+        """Whether a quorum certified the handover, be it executed here or not."""
+        checkpoint = self.certificate.checkpoint
+        return checkpoint.epoch == self.epoch and checkpoint.next != ZERO_DIGEST
+
+    def _bound(self) -> int:
+        """The last sequence number that this epoch still orders, as far as is known here.
+
+        At most the high watermark; once a change is pending, the next checkpoint; what lies above is abandoned.
+        """
+        if self.handed_over:
+            return self.executed
+        if self._stable_end():
+            return self.log.low
+        if self._pending_change():
+            interval = self.settings.checkpoint_interval
+            return self.executed // interval * interval + interval
+        return self.log.high
 
     def _ask_state(self) -> None:
         self._asked_state_ms = self.now_ms

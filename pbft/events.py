@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from koinon.errors import KoinonError
-from koinon.wire import CheckpointCertificate, CommittedBatch
+from koinon.wire import CHECKPOINT_INTERVAL, CheckpointCertificate, CommittedBatch
 
 from .messages import Ballot, PeerMessage, Record
 
@@ -33,6 +33,13 @@ class Application(Protocol):
         Asked before ordering at the replica that hears the request, and again at execution, where every replica
         asks in the same state. A request refused there leaves no trace.
         """
+
+    def pending_change(self) -> bool:
+        """Whether the committee changes at the next checkpoint: then it orders empty batches rather than wait."""
+
+    def hand_over(self) -> bytes:
+        """Called at each checkpoint, before `snapshot`. If a change is pending it takes effect here, and the answer
+        is what names the next committee (32 bytes, not zero); else 32 zero bytes."""
 
     def root(self) -> bytes:
         """A digest of the state (32 bytes)."""
@@ -170,6 +177,17 @@ class StableCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochEnded:
+    """The committee handed over, `certificate` proves it, and the state at it was told as `StableCheckpoint`.
+
+    Keep the proof (`koinon.epochs.Handover`) durably, then start a replica of the next epoch from the same disk. This
+    one takes and says nothing more.
+    """
+
+    certificate: CheckpointCertificate
+
+
+@dataclass(frozen=True, slots=True)
 class NeedState:
     """Fetch from peers: archive entries from `from_sequence` on; if they no longer have them, the snapshot of a
     stable checkpoint. Hand in what came as `CatchUp`. Asked again every `Settings.catch_up_ms` while it lasts.
@@ -219,6 +237,7 @@ Effect = (
     | Refuse
     | Committed
     | StableCheckpoint
+    | EpochEnded
     | NeedState
     | Evidence
     | GaveUp
@@ -231,7 +250,7 @@ Effect = (
 class Settings:
     """The bounds of one replica. All members of a committee use the same first five."""
 
-    checkpoint_interval: int = 64
+    checkpoint_interval: int = CHECKPOINT_INTERVAL
     window: int = 256
     request_bytes_max: int = 66 * 1024
     batch_requests_max: int = 512

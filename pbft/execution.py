@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from koinon.encoding import decode, encode, keccak
+from koinon.encoding import ZERO_DIGEST, decode, encode, keccak
 from koinon.errors import BlobMismatch, InvariantBroken, KoinonError, RemoteError, Replayed
-from koinon.wire import Batch
+from koinon.wire import Batch, Checkpoint
 
 from .certificates import Verifier
 from .events import Application, Executed
@@ -76,6 +76,12 @@ class Execution:
         self._clients[sender] = Client(address=sender, number=request.number, result=result)
         return Executed(sender, request.number, result)
 
+    def hand_over(self) -> bytes:
+        """At a checkpoint: the next epoch begins if a change is pending. What names its committee, or 32 zero bytes."""
+        following = self.application.hand_over()
+        self.epoch += following != ZERO_DIGEST
+        return following
+
     def snapshot(self) -> bytes:
         """Canonical bytes of everything; their Keccak-256 is what checkpoints sign."""
         clients = tuple(self._clients[address] for address in sorted(self._clients))
@@ -90,13 +96,16 @@ class Execution:
             )
         )
 
-    def restore(self, data: bytes, sequence: int, state: bytes) -> None:
-        """Become the snapshot `data` of `sequence`, whose Keccak-256 must be `state`; BlobMismatch otherwise."""
-        if keccak(data) != state:
+    def restore(self, data: bytes, checkpoint: Checkpoint) -> None:
+        """Become the snapshot `data`, which a quorum certified as `checkpoint`; BlobMismatch when it is not that."""
+        sequence = checkpoint.sequence
+        if keccak(data) != checkpoint.state:
             raise BlobMismatch(f"the snapshot of {sequence} is not the one that the checkpoint certifies")
         snapshot = decode(Snapshot, data, bytes_max=SNAPSHOT_BYTES_MAX)
         if snapshot.sequence != sequence:
             raise BlobMismatch(f"a snapshot of {snapshot.sequence} where {sequence} was certified")
+        if snapshot.epoch != checkpoint.epoch + (checkpoint.next != ZERO_DIGEST):
+            raise InvariantBroken(f"the certified snapshot of {sequence} is of epoch {snapshot.epoch}")
         self.application.restore(snapshot.application)
         if self.application.root() != snapshot.root:
             raise InvariantBroken("the application restored a certified snapshot to another root")

@@ -23,14 +23,15 @@ class Ordering(Core):
 
         An idle pipeline takes what is there at once; a busy one waits for a full batch or the batch delay, so
         that batches grow with the load. A primary whose disk was lost must not assign numbers twice: it waits
-        until a quorum has told where it stands, and stays silent in a view of which it forgot proposals.
+        until a quorum has told where it stands, and stays silent in a view of which it forgot proposals. While a
+        change of the committee is pending it orders empty batches up to the handover, rather than wait for clients.
         """
         if not self.active or self.primary != self.index or self._forgotten_view == self.view:
             return
         if len(self._statuses) < self.committee.quorum - 1:
             return
         settings = self.settings
-        while self.pool.ready() and self._assigned < self.log.high:
+        while (self.pool.ready() or self._pending_change()) and self._assigned < self._bound():
             in_flight = self._assigned - max(self.executed, self.log.low)
             if in_flight >= settings.pipeline_slots_max:
                 return
@@ -62,6 +63,8 @@ class Ordering(Core):
             self._defer(sender, message, "early-view")
         elif sequence > self.log.high:
             self._defer(sender, message, "above-window")
+        elif sequence > self._bound():
+            self._ignore(sender, "above-handover")
         else:
             return True
         return False
@@ -80,10 +83,17 @@ class Ordering(Core):
             self._ignore(sender, "own")  # signed before we lost our memory; peers finish it without us
         elif slot.executed not in (None, named):
             raise Malformed(f"a batch for slot {slot.sequence}, where another one was executed")
+        elif self._too_early(slot, message):
+            self._defer(sender, message, "early-empty")
         else:
             if slot.digest is None:
                 self._check_batch(message.batch)
             self._vote_prepare(slot, message, named)
+
+    def _too_early(self, slot: Slot, message: PrePrepare) -> bool:
+        """Whether an empty batch may turn out right: the change that allows it may lie in an entry before it."""
+        judged = slot.digest is not None or message.batch.requests or self._pending_change()
+        return not judged and self.executed + 1 < message.sequence
 
     def _check_size(self, batch: Batch) -> None:
         """Before a batch is deferred or its digest is cached: a liar's must not fill the memory."""
@@ -95,8 +105,8 @@ class Ordering(Core):
 
     def _check_batch(self, batch: Batch) -> None:
         """A backup's conditions for a new batch. One that a view change proposes again was checked before."""
-        if not batch.requests:
-            raise Malformed("a batch without requests")
+        if not batch.requests and not self._pending_change():
+            raise Malformed("a batch without requests, and no change of the committee is pending")
         if abs(batch.time_ms - self.now_ms) > self.settings.clock_skew_ms_max:
             raise Rejected("clock-skew", f"a batch of {batch.time_ms} ms at {self.now_ms} ms")
         for data in batch.requests:
@@ -203,13 +213,15 @@ class Ordering(Core):
     def _execute_ready(self) -> None:
         while True:
             slot = self.log.find(self.executed + 1)
-            if slot is None or not slot.committed or slot.view != self.view:
+            if slot is None or not slot.committed or slot.view != self.view or self.handed_over:
                 return
             self._execute(slot.entry(self.committee.quorum), answer=True)
 
     def _execute(self, entry: CommittedBatch, *, answer: bool) -> None:
         """Execute a proven entry; `answer` is False when it comes from our own disk."""
+        known_change = self._pending_change()
         done, skipped = self.execution.apply(entry.sequence, entry.batch)
+        self._replay_due |= self._pending_change() and not known_change
         named = batch_digest(entry.batch)
         if entry.sequence in self.log:
             slot = self.log.slot(entry.sequence)
@@ -247,7 +259,8 @@ class Ordering(Core):
     def _on_body(self, sender: int, message: Body) -> None:
         self._check_size(message.batch)
         slot = self.log.find(message.sequence)
-        if slot is None or slot.view != self.view or slot.digest is None or not self.active:
+        wanted = slot is not None and slot.view == self.view and message.sequence <= self._bound() and self.active
+        if slot is None or slot.digest is None or not wanted:
             self._ignore(sender, "unwanted-body")
         elif slot.body(slot.digest) is not None:
             self._ignore(sender, "duplicate")

@@ -24,6 +24,7 @@ from .events import (
     Effect,
     Event,
     GaveUp,
+    Ignored,
     Misbehaved,
     Received,
     Recovered,
@@ -70,6 +71,8 @@ class Replica(Views):
         Raises InvariantBroken (and whatever the application raises) when this replica must stop.
         """
         self.now_ms = max(self.now_ms, event.now_ms)
+        if self._ended:
+            return [Ignored(event.sender, "epoch-ended")] if isinstance(event, Received) else []
         match event:
             case Received(sender=sender, data=data):
                 self._receive(sender, data)
@@ -84,6 +87,7 @@ class Replica(Views):
         self._replay()
         self._propose()
         self._tell_stable()
+        self._tell_end()
         effects, self._effects = self._effects, []
         return effects
 
@@ -193,8 +197,8 @@ class Replica(Views):
             for pending in overdue:
                 if self._still_admitted(pending.data):
                     self._emit(Send(ALL if pending.relays == TOLD_ALL else self.primary, Relay(request=pending.data)))
-        for slot in self.log:
-            if slot.view == self.view and slot.digest is not None and slot.body(slot.digest) is None:
+        for slot in self._open_slots():
+            if slot.body(slot.digest) is None and slot.digest is not None:
                 self._emit(Send(ALL, Fetch(sequence=slot.sequence, digest=slot.digest)))
 
     def _still_admitted(self, data: bytes) -> bool:
@@ -210,9 +214,16 @@ class Replica(Views):
             return False
         return True
 
+    def _open_slots(self) -> list[Slot]:
+        """What the primary proposed in this view and this epoch can still order."""
+        bound = self._bound()
+        return [
+            slot for slot in self.log if slot.view == self.view and slot.digest is not None and slot.sequence <= bound
+        ]
+
     def _check_primary(self) -> None:
         """A backup gives the primary up that lets it wait too long (section 4.4), is slow, or unfair (`pbft.pace`)."""
-        reason = self.pace.judge(self.pool.oldest, self.now_ms)
+        reason = "" if self.handed_over else self.pace.judge(self.pool.oldest, self.now_ms)
         waited = self._waited_ms()
         if waited is None:
             self._attempts = 0
@@ -226,17 +237,19 @@ class Replica(Views):
         """For how long one request has been waited for; None without any.
 
         As in the paper the timer starts again for the next request once the one waited for is executed: a queue is
-        no reason to leave a view. A primary that orders one request a timeout is slow.
+        no reason to leave a view. A primary that orders one request a timeout is slow. One that orders nothing while a
+        change of the committee is pending is given up, too. Once the handover is executed nothing can be ordered, and
+        the primary is to blame for nothing.
         """
+        if self.handed_over:
+            return None
         if self.pool.oldest is not self._head[0]:
             self._head = (self.pool.oldest, self.now_ms)
-        waiting = [
-            slot.since_ms
-            for slot in self.log
-            if slot.view == self.view and slot.digest is not None and slot.sequence > self.executed
-        ]
+        waiting = [slot.since_ms for slot in self._open_slots() if slot.sequence > self.executed]
         if self.pool.oldest is not None:
             waiting.append(self._head[1])
+        if self._pending_change():
+            waiting.append(self._progress_ms)
         return self.now_ms - max(min(waiting), self._view_entered_ms) if waiting else None
 
     # --- peers that lag, and our own lag
@@ -305,15 +318,15 @@ class Replica(Views):
     def _on_catch_up(self, event: CatchUp) -> None:
         try:
             if event.certificate is not None and event.snapshot is not None:
-                self._restore(event.certificate, event.snapshot)
+                self._transfer(event.sender, event.certificate, event.snapshot)
                 # Before any entry above it is archived: a crash in between would leave an archive with a gap and
                 # no snapshot to begin behind the gap.
                 self._tell_stable()
             for entry in event.entries:
                 if entry.sequence <= self.executed:
                     continue
-                if entry.sequence != self.executed + 1:
-                    self._ignore(event.sender, "gap")
+                if entry.sequence != self.executed + 1 or self.handed_over:
+                    self._ignore(event.sender, "later-epoch" if self.handed_over else "gap")
                     break
                 self.verifier.entry(entry, self.execution.epoch)
                 self._execute(entry, answer=True)
@@ -323,14 +336,21 @@ class Replica(Views):
         self._execute_ready()
         self._assigned = max(self._assigned, self.executed)
 
-    def _restore(self, certificate: CheckpointCertificate, snapshot: bytes) -> None:
-        """Jump to a certified state ahead of ours; BlobMismatch when the snapshot is not that state."""
+    def _transfer(self, sender: int, certificate: CheckpointCertificate, snapshot: bytes) -> None:
+        """Jump to a state ahead of ours, if this committee certified it or its epoch begins with it."""
         checkpoint = certificate.checkpoint
         if checkpoint.sequence <= self.executed:
-            self._ignore(self.index, "old-snapshot")
-            return
-        self.verifier.checkpoint(certificate)
-        self.execution.restore(snapshot, checkpoint.sequence, checkpoint.state)
+            self._ignore(sender, "old-snapshot")
+        elif checkpoint.epoch != self.epoch and checkpoint != self.base.checkpoint:
+            self._ignore(sender, "old-epoch" if checkpoint.epoch < self.epoch else "later-epoch")
+        else:
+            self.verifier.checkpoint(certificate)
+            self._restore(certificate, snapshot)
+
+    def _restore(self, certificate: CheckpointCertificate, snapshot: bytes) -> None:
+        """Become a certified state; BlobMismatch when the snapshot is not that state."""
+        checkpoint = certificate.checkpoint
+        self.execution.restore(snapshot, checkpoint)
         self._snapshots[checkpoint.sequence] = snapshot
         self._progress_ms = self.now_ms
         if checkpoint.sequence == self.stable:
@@ -343,17 +363,29 @@ class Replica(Views):
     def _recover(self, event: Recovered) -> None:
         """Become what the disk says. Damage is loud: any doubt raises a KoinonError."""
         if event.certificate is not None and event.snapshot is not None:
+            self.verifier.settled(event.certificate)
+            self._require_known_epoch(event.certificate)
+            if event.certificate.checkpoint.epoch < self.epoch and event.certificate.checkpoint.sequence > self.stable:
+                raise InvariantBroken("the disk holds a checkpoint of an earlier epoch above this one's beginning")
             self._restore(event.certificate, event.snapshot)
         for entry in event.entries:
             if entry.sequence > self.executed:
                 self.verifier.entry(entry, self.execution.epoch)
                 self._execute(entry, answer=False)
         for record in event.records:
-            self._restore_record(record)
+            self._require_known_epoch(record)
+            if epoch_of(record) == self.epoch:
+                self._restore_record(record)
         self._assigned = max(self._assigned, self.executed)
         self.pace.rest(self.now_ms)
         self._effects, self._stable_due = [], None
         self._execute_ready()
+
+    def _require_known_epoch(self, record: Record) -> None:
+        """A journal of a later epoch: what was signed there is unknown to a replica of this one."""
+        epoch = epoch_of(record)
+        if epoch is None or epoch > self.epoch:
+            raise InvariantBroken(f"the disk of a replica of epoch {self.epoch} holds words of epoch {epoch}")
 
     def _restore_record(self, record: Record) -> None:
         match record:

@@ -154,6 +154,9 @@ class Views(Ordering):
         if slot.executed not in (None, slot.digest):
             self._ignore(self.primary, "settled-otherwise")
             return
+        if slot.sequence > self._bound():
+            self._ignore(self.primary, "above-handover")
+            return
         pre_prepare = slot.pre_prepare()
         if pre_prepare is None and slot.digest is not None:
             self._emit(Send(ALL, Fetch(sequence=slot.sequence, digest=slot.digest)))

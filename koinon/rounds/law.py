@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import msgspec
 
-from koinon.encoding import Message, encode, keccak
+from koinon.encoding import encode, keccak
 from koinon.errors import BadSignature, Malformed, Rejected, UnknownSigner
-from koinon.signing import Domain, Typed, recover, signing_digest
-from koinon.wire import Receipt, Role, RoundCertificate, SignedReceipt
+from koinon.signing import Typed, recover, signing_digest
+from koinon.wire import Receipt, Role, RoundCertificate
 
+from .committee import CommitteeLaw
 from .operations import (
+    ChangeCommittee,
     CloseRound,
     CompleteRound,
     CreateTask,
@@ -29,7 +31,7 @@ from .operations import (
     decode_operation,
 )
 from .rules import refuse, task_identity
-from .state import Genesis, Member, Round, State, Submission, Task, rewards_root
+from .state import Member, Round, State, Submission, Task, rewards_root
 
 TASKS_ACTIVE_MAX = 64
 TASKS_ACTIVE_PER_SUBMITTER_MAX = 16
@@ -44,24 +46,15 @@ EVALUATION_WEIGHT_MAX = 2**23
 a sum that no longer encodes would stop every replica at its next checkpoint."""
 
 
-class Federation:
+class Federation(CommitteeLaw):
     """The replicated application: the state under the law."""
-
-    def __init__(self, genesis: Genesis, state: State | None = None) -> None:
-        self.genesis = genesis
-        self.domain = Domain(genesis.chain_id, genesis.ledger)
-        self.state = state or State()
-
-    @property
-    def quorum(self) -> int:
-        count = len(self.genesis.replicas)
-        return count - (count - 1) // 3
 
     # --- what the ordered log asks ---------------------------------------------------------------------------
 
     def admits(self, sender: bytes, operation: bytes = b"") -> None:
-        """UnknownSigner unless `sender` may use the log: an active member, the registrar to stop a task, or anybody
-        who hands in an admission of its own, or a revocation, that the registrar signed and that was not used."""
+        """UnknownSigner unless `sender` may use the log: an active member, the registrar to stop a task or change
+        the committee, or anybody who hands in an admission of its own, or a revocation, that the registrar signed and
+        that was not used."""
         member = self.state.members.get(sender)
         if member is not None and member.active:
             return
@@ -71,7 +64,7 @@ class Federation:
                 case Enrol() if asked.admission.member == sender:
                     party, serial = sender, asked.admission.serial
                     self._require_registrar(asked.admission, asked.signature)
-                case StopTask() if sender == self.genesis.registrar:
+                case StopTask() | ChangeCommittee() if sender == self.genesis.registrar:
                     return
                 case Revoke():
                     party, serial = asked.revocation.member, asked.revocation.serial
@@ -119,6 +112,8 @@ class Federation:
                 return self._revoke(operation)
             case StopTask() if sender == self.genesis.registrar:
                 return self._stop_task(sender, operation)
+            case ChangeCommittee():
+                return self._change_committee(sender, operation)
         self._require_member(sender)
         match operation:
             case CreateTask():
@@ -218,6 +213,7 @@ class Federation:
                 examples_cap=max(member.examples_max for member in members if member),
                 opened_ms=self.state.time_ms,
                 deadline_ms=self.state.time_ms + spec.round_ms,
+                epoch=self.epoch,
             )
         )
         task.version += 1
@@ -314,7 +310,7 @@ class Federation:
         round_ = self._current_round(task, certificate.round)
         rewards = task.rewards_after(round_)
         expected = {
-            "epoch": self.genesis.epoch,
+            "epoch": round_.epoch,
             "parent_model": round_.parent_model,
             "updates_root": round_.updates_root,
             "rewards_root": rewards_root(certificate.task, rewards),
@@ -335,7 +331,7 @@ class Federation:
         return RoundCertificate(
             task=task,
             round=number,
-            epoch=self.genesis.epoch,
+            epoch=round_.epoch,
             parent_model=round_.parent_model,
             model=model,
             updates_root=round_.updates_root,
@@ -374,19 +370,6 @@ class Federation:
             refuse("admission", error.message)
         if signer != self.genesis.registrar:
             refuse("admission", f"signed by 0x{signer.hex()}, who is not the registrar")
-
-    def _require_quorum(self, rule: str, message: Message, signatures: tuple[SignedReceipt, ...]) -> None:
-        """Rejected unless 2f+1 replicas (ascending) signed `message`."""
-        indices = [each.replica for each in signatures]
-        if indices != sorted(set(indices)) or not self.quorum <= len(indices) <= len(self.genesis.replicas):
-            refuse(rule, f"{len(set(indices))} signatures in ascending order, where {self.quorum} are needed")
-        what = signing_digest(self.domain, message)
-        for each in signatures:
-            try:
-                if recover(what, each.signature) != self.genesis.replicas[each.replica]:
-                    refuse(rule, f"the signature of replica {each.replica} is somebody else's")
-            except (BadSignature, IndexError):
-                refuse(rule, f"the signature of replica {each.replica} is not one")
 
     def _task(self, identity: bytes) -> Task:
         task = self.state.tasks.get(identity)

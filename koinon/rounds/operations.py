@@ -10,6 +10,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from koinon.encoding import U32, U63, Address, Digest, Message, Name, Signature, Text, decode
+from koinon.epochs import Seats
 from koinon.wire import Admission, Revocation, RoundCertificate, SignedReceipt
 
 OPERATION_BYTES_MAX = 64 * 1024
@@ -122,8 +123,24 @@ class ReportEvaluation(Message, frozen=True):
     examples: U32
 
 
+class ChangeCommittee(Message, frozen=True):
+    """The registrar names the committee of the next `epoch`, by index; it takes over at the next checkpoint."""
+
+    epoch: U32
+    seats: Seats
+
+
 Operation = (
-    Enrol | Revoke | CreateTask | StopTask | OpenRound | SubmitUpdate | CloseRound | CompleteRound | ReportEvaluation
+    Enrol
+    | Revoke
+    | CreateTask
+    | StopTask
+    | OpenRound
+    | SubmitUpdate
+    | CloseRound
+    | CompleteRound
+    | ReportEvaluation
+    | ChangeCommittee
 )
 
 

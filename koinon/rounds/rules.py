@@ -31,6 +31,7 @@ RULES = {
     "too-early": "the deadline has not passed and updates are missing",
     "certificate": "the certificate does not say what the round's records say",
     "quorum": "fewer than 2f+1 valid signatures of distinct replicas",
+    "committee-change": "a committee that may not follow the present one, or not now",
     "evaluation": "an evaluation of a round that is not certified, by a stranger to it, or a second one",
 }
 

@@ -2,7 +2,8 @@
 replicas, so that equal histories have equal bytes.
 
 Life of a task:   active → completed | stopped | failed
-Life of a round:  training → closed → certified;  training → aborted when its deadline finds too few updates
+Life of a round:  training → closed → certified;  training → aborted when its deadline finds too few updates;
+                  training or closed → aborted when the committee that its pieces are sealed to hands over
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from koinon.encoding import Address, Digest
+from koinon.epochs import Seat
 from koinon.merkle import reward_leaf, root, update_leaf
 from koinon.wire import RoundCertificate, SignedReceipt
 
@@ -23,7 +25,8 @@ class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 class Genesis(msgspec.Struct, frozen=True, array_like=True):
     """What all replicas agree on before the first operation.
 
-    `chain_id` and `ledger` make the EIP-712 domain; `replicas` are the committee's addresses by index.
+    `chain_id` and `ledger` make the EIP-712 domain; `replicas` are the addresses of the first committee, that of
+    `epoch`, by index. Later committees are in the state.
     """
 
     chain_id: int
@@ -60,6 +63,8 @@ class Evaluation(Record):
 
 
 class Round(Record):
+    """`epoch` is that of the committee which opened it: to its keys the pieces are sealed."""
+
     number: int
     phase: str
     parent_model: Digest
@@ -67,6 +72,7 @@ class Round(Record):
     examples_cap: int
     opened_ms: int
     deadline_ms: int
+    epoch: int = 0
     submissions: dict[Address, Submission] = msgspec.field(default_factory=dict)
     closed_ms: int = 0
     updates_root: Digest = bytes(32)
@@ -124,7 +130,13 @@ def rewards_root(task: Digest, amounts: dict[Address, int]) -> bytes:
 
 
 class State(Record):
+    """`seats` are the committee of `epoch`, both unset before the first change (the Genesis rules until then);
+    `next_seats` are those of the next epoch while a change is pending."""
+
     time_ms: int = 0
     members: dict[Address, Member] = msgspec.field(default_factory=dict)
     tasks: dict[Digest, Task] = msgspec.field(default_factory=dict)
     refusals: dict[str, int] = msgspec.field(default_factory=dict)
+    epoch: int = 0
+    seats: tuple[Seat, ...] = ()
+    next_seats: tuple[Seat, ...] = ()

@@ -5,34 +5,60 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from koinon.encoding import decode, encode, keccak
+from koinon.encoding import ZERO_DIGEST, decode, encode, keccak
+from koinon.epochs import Seat, epoch_change
 from koinon.errors import UnknownSigner
 from koinon.wire import CommittedBatch
 from pbft.messages import CheckpointCertificate, Record
 
 
 class Ledger:
-    """The replicated application of the tests: an append-only list of (sender, operation), hashed in order."""
+    """The replicated application of the tests: an append-only list of (sender, operation), hashed in order.
+
+    An operation that starts with CHANGE names the next committee, if none is named yet.
+    """
+
+    CHANGE = b"change of the committee:"
 
     def __init__(self) -> None:
         self.entries: tuple[tuple[bytes, bytes, int], ...] = ()
+        self.epoch = 0
+        self.seats: tuple[Seat, ...] = ()
+        self.next_seats: tuple[Seat, ...] = ()
+
+    @classmethod
+    def change(cls, seats: tuple[Seat, ...]) -> bytes:
+        """The operation that makes `seats` the next committee."""
+        return cls.CHANGE + encode(seats)
 
     def execute(self, sender: bytes, operation: bytes, time_ms: int) -> bytes:
         self.entries += ((sender, operation, time_ms),)
+        if operation.startswith(self.CHANGE) and not self.next_seats:
+            self.next_seats = decode(tuple[Seat, ...], operation.removeprefix(self.CHANGE))
         return len(self.entries).to_bytes(4, "big") + operation
 
     def admits(self, sender: bytes, operation: bytes) -> None:
         if operation == b"stranger":
             raise UnknownSigner("nobody knows this party")
 
+    def pending_change(self) -> bool:
+        return bool(self.next_seats)
+
+    def hand_over(self) -> bytes:
+        if not self.next_seats:
+            return ZERO_DIGEST
+        self.epoch, self.seats, self.next_seats = self.epoch + 1, self.next_seats, ()
+        return epoch_change(self.epoch, self.seats).struct_hash()
+
     def root(self) -> bytes:
         return keccak(self.snapshot())
 
     def snapshot(self) -> bytes:
-        return encode(self.entries)
+        return encode((self.entries, self.epoch, self.seats, self.next_seats))
 
     def restore(self, snapshot: bytes) -> None:
-        self.entries = decode(tuple[tuple[bytes, bytes, int], ...], snapshot)
+        kind = tuple[tuple[tuple[bytes, bytes, int], ...], int, tuple[Seat, ...], tuple[Seat, ...]]
+        self.entries, self.epoch, self.seats, self.next_seats = decode(kind, snapshot)
 
 
 @dataclass

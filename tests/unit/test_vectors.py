@@ -88,6 +88,7 @@ MESSAGES: list[Message] = [
     operations.CloseRound(**ROUND),
     operations.CompleteRound(certificate=CERTIFICATE, signatures=(RECEIPT,)),
     operations.ReportEvaluation(**ROUND, loss=123, accuracy=950_000, examples=72),
+    operations.ChangeCommittee(epoch=3, seats=SEATS),
     operations.Outcome(rule="", detail="", subject=_d("task")),
     Parameters(tensors=(Tensor(name="w", dtype="float32", shape=(2, 1), data=bytes(8)),)),
 ]

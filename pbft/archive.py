@@ -1,8 +1,9 @@
 """The ordered log on disk: every executed `CommittedBatch`, for peers that lag and for auditors.
 
 Append-only, one file, indexed in memory by sequence number (opening reads 32 bytes an entry). A replica that jumped
-to a snapshot has a gap. It need not be synced before anything is answered, since the committee can commit a lost
-entry again from its journals; it must be synced before a stable checkpoint shortens the journal.
+to a snapshot has a gap. Reading disturbs no writing, so threads may read while one appends. It need not be synced
+before anything is answered, since the committee can commit a lost entry again from its journals; it must be synced
+before a stable checkpoint shortens the journal.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from koinon.encoding import encode
 from koinon.errors import InvariantBroken
 from koinon.wire import CommittedBatch
 
-from .frames import HEADER_BYTES, pack, read_header, read_payload
-from .journal import replace
+from .frames import frame_bytes, pack, read_frame, read_header, read_payload
+from .journal import replace, write_all
 from .messages import decode_entry
 
 READ_BYTES_MAX = 4 << 20
@@ -29,46 +30,46 @@ class Archive:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             replace(path, b"")
-        self._file = path.open("r+b")
+        self._file = os.open(path, os.O_RDWR)
         self._index: dict[int, tuple[int, int]] = {}
         self.last = 0
         self._end = 0
+        self._dirty = False
         try:
             self._scan()
         except BaseException:
-            self._file.close()
+            os.close(self._file)
             raise
-        self._dirty = False
 
     def _scan(self) -> None:
-        end, final = os.fstat(self._file.fileno()).st_size, None
-        while (header := read_header(self._file, self._end, end, self.path.name)) is not None:
-            final = (self._end, header[1])
-            self._index[header[0]] = final
-            self.last = header[0]
-            self._end += HEADER_BYTES + header[1]
-        if final is not None:
-            read_payload(self._file, *final, self.path.name)
+        end, start, name = os.fstat(self._file).st_size, 0, self.path.name
+        while (header := read_header(self._file, self._end, end, name)) is not None:
+            start = self._end
+            self._index[header[0]] = (start, header[1])
+            self._end += frame_bytes(header[1])
+        if self._index and read_frame(self._file, start, end, name) is None:
+            self._index.popitem()
+            self._end = start
+        self.last = max(self._index, default=0)
         if self._end < end:
-            self._file.truncate(self._end)
-            os.fsync(self._file.fileno())
+            os.ftruncate(self._file, self._end)
+            os.fsync(self._file)
 
     def append(self, entry: CommittedBatch) -> None:
         """Write the next entry (after a gap, when a snapshot was restored); durable after the next `sync`."""
         if entry.sequence <= self.last:
             raise InvariantBroken(f"entry {entry.sequence} after {self.last}")
         payload = encode(entry)
-        self._file.seek(self._end)
-        self._file.write(pack(entry.sequence, payload))
+        frame = pack(entry.sequence, payload)
+        write_all(self._file, frame, self._end)
         self._index[entry.sequence] = (self._end, len(payload))
-        self._end += HEADER_BYTES + len(payload)
+        self._end += len(frame)
         self.last = entry.sequence
         self._dirty = True
 
     def sync(self) -> None:
         if self._dirty:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            os.fsync(self._file)
             self._dirty = False
 
     def read(self, from_sequence: int, limit: int, *, bytes_max: int = READ_BYTES_MAX) -> tuple[CommittedBatch, ...]:
@@ -85,4 +86,4 @@ class Archive:
 
     def close(self) -> None:
         self.sync()
-        self._file.close()
+        os.close(self._file)

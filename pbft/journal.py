@@ -1,7 +1,9 @@
 """What a replica must not forget: its journal of signed words, and the snapshot of its last stable checkpoint.
 
-`append` buffers, `sync` makes durable (one fsync for many records), `rewrite` replaces the whole journal atomically
-when a checkpoint becomes stable. Files are replaced by write, fsync, rename, fsync of the folder.
+`append` collects, `sync` makes durable, `rewrite` replaces the whole journal atomically when a checkpoint becomes
+stable. What one `sync` makes durable is one frame, so that a crash tears nothing but the last one. The file is written
+over zeros that were allocated before: such a sync need not wait for the file system's own records. Files are replaced
+by write, fsync, rename, fsync of the folder.
 """
 
 from __future__ import annotations
@@ -9,16 +11,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 from koinon.encoding import decode, encode
 from koinon.errors import StorageDamaged
 from koinon.wire import CheckpointCertificate
 
-from .frames import HEADER_BYTES, pack, read_header, read_payload
+from .frames import FRAME_BYTES_MAX, frame_bytes, pack, read_frame
 from .messages import Record, decode_record
 
 SNAPSHOTS_KEPT = 2
+GROW_BYTES = 256 * 1024
+GROUP_TAG = 1
 
 
 def sync_folder(folder: Path) -> None:
@@ -41,61 +44,91 @@ def replace(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_all(file: int, data: bytes, offset: int) -> None:
+    """Write all of `data` at `offset` of an open descriptor."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def sync_data(file: int) -> None:
+    """Make what was written durable, and of the file's attributes only what reading it back needs."""
+    getattr(os, "fdatasync", os.fsync)(file)  # macOS has no fdatasync
+
+
 class Journal:
-    """The append-only file of records. Opening it reads it; a torn tail is cut off, damage is StorageDamaged."""
+    """The file of records. Opening it reads it; a torn tail is cut off, damage is StorageDamaged."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             replace(path, b"")
-        self._file = path.open("r+b")
+        self._file = os.open(path, os.O_RDWR)
+        self._end = self._allocated = 0
+        self._unsynced: list[bytes] = []
         try:
             self.records: tuple[Record, ...] = tuple(self._read())
         except BaseException:
-            self._file.close()
+            os.close(self._file)
             raise
-        self._dirty = False
 
     def _read(self) -> list[Record]:
-        end, offset, records = os.fstat(self._file.fileno()).st_size, 0, []
-        while (header := read_header(self._file, offset, end, self.path.name)) is not None:
-            payload = read_payload(self._file, offset, header[1], self.path.name)
-            records.append(decode_record(payload))
-            offset += HEADER_BYTES + header[1]
-        if offset < end:
-            self._file.truncate(offset)
-            os.fsync(self._file.fileno())
-        self._file.seek(offset)
+        size, records = os.fstat(self._file).st_size, []
+        while (frame := read_frame(self._file, self._end, size, self.path.name)) is not None:
+            group: tuple[bytes, ...] = decode(tuple[bytes, ...], frame[1], bytes_max=FRAME_BYTES_MAX)
+            records += [decode_record(data) for data in group]
+            self._end += frame_bytes(len(frame[1]))
+        if self._end < size:  # what a torn frame left must not look like a part of the next one
+            os.ftruncate(self._file, self._end)
+        self._allocated = self._end
+        self._allocate(self._end + GROW_BYTES)
+        os.fsync(self._file)
         return records
 
+    def _allocate(self, size: int) -> None:
+        """Zeros up to `size`; the caller syncs."""
+        write_all(self._file, bytes(size - self._allocated), self._allocated)
+        self._allocated = size
+
     def append(self, record: Record) -> None:
-        """Write a record; it is durable after the next `sync`."""
-        self._file.write(pack(0, encode(record)))
-        self._dirty = True
+        """Take a record; it is durable after the next `sync`."""
+        self._unsynced.append(encode(record))
 
     def sync(self) -> None:
         """Make everything appended durable."""
-        if self._dirty:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._dirty = False
+        if not self._unsynced:
+            return
+        frame = _group(self._unsynced)
+        if self._end + len(frame) > self._allocated:
+            self._allocate(self._end + len(frame) + GROW_BYTES)
+        write_all(self._file, frame, self._end)
+        sync_data(self._file)
+        self._end += len(frame)
+        self._unsynced = []
 
     def rewrite(self, records: Iterable[Record]) -> None:
-        """Replace the journal's content, atomically and durably."""
-        replace(self.path, b"".join(pack(0, encode(record)) for record in records))
-        self._file.close()
-        self._file = self.path.open("r+b")
-        self._file.seek(0, os.SEEK_END)
-        self._dirty = False
+        """Replace the journal's content, and what was appended since the last `sync`, atomically and durably."""
+        content = b"".join(_group([encode(record)]) for record in records)
+        replace(self.path, content + bytes(GROW_BYTES))
+        os.close(self._file)
+        self._file = os.open(self.path, os.O_RDWR)
+        self._end, self._allocated = len(content), len(content) + GROW_BYTES
+        self._unsynced = []
 
     @property
     def size_bytes(self) -> int:
-        return self._file.tell()
+        """The bytes that hold records."""
+        return self._end
 
     def close(self) -> None:
         self.sync()
-        self._file.close()
+        os.close(self._file)
+
+
+def _group(records: list[bytes]) -> bytes:
+    return pack(GROUP_TAG, encode(records))
 
 
 class Snapshots:
@@ -124,13 +157,16 @@ class Snapshots:
         return sorted(int(path.stem) for path in self.folder.glob("*.snapshot"))
 
     def _load(self, path: Path) -> tuple[CheckpointCertificate, bytes]:
-        with path.open("rb") as file:
+        file = os.open(path, os.O_RDONLY)
+        try:
             first, offset = self._frame(file, 0, path)
             second, _ = self._frame(file, offset, path)
+        finally:
+            os.close(file)
         return decode(CheckpointCertificate, first), second
 
-    def _frame(self, file: BinaryIO, offset: int, path: Path) -> tuple[bytes, int]:
-        header = read_header(file, offset, path.stat().st_size, path.name)
-        if header is None:
+    def _frame(self, file: int, offset: int, path: Path) -> tuple[bytes, int]:
+        frame = read_frame(file, offset, os.fstat(file).st_size, path.name)
+        if frame is None:
             raise StorageDamaged(f"{path.name} is cut off")
-        return read_payload(file, offset, header[1], path.name), offset + HEADER_BYTES + header[1]
+        return frame[1], offset + frame_bytes(len(frame[1]))

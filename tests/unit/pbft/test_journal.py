@@ -8,25 +8,38 @@ import pytest
 
 from koinon.encoding import ZERO_DIGEST, keccak
 from koinon.errors import InvariantBroken, StorageDamaged
-from koinon.wire import Batch, CommittedBatch
+from koinon.wire import Batch, Checkpoint, CheckpointCertificate, CommittedBatch
 from pbft.archive import Archive
-from pbft.frames import HEADER_BYTES, pack, read_payload
+from pbft.frames import SECTOR_BYTES, pack, read_payload
 from pbft.journal import Journal, Snapshots
-from pbft.messages import Checkpoint, CheckpointCertificate, PreparedProof, Record, ViewRecord
+from pbft.messages import PreparedProof, PrePrepare, Record, ViewRecord
 
 RECORDS: list[Record] = [
     ViewRecord(epoch=0, view=1),
     PreparedProof(epoch=0, view=1, sequence=1, digest=b"\1" * 32, pre_prepare=b"\2" * 64, prepares=(b"\3" * 64,)),
     ViewRecord(epoch=0, view=300),
 ]
+BIG = PrePrepare(
+    epoch=0, view=1, sequence=2, batch=Batch(time_ms=1, requests=(b"r" * 1800, bytes(100))), signature=b"\4" * 64
+)
 
 
-def _written(folder: Path) -> bytes:
+def _written(folder: Path, *groups: list[Record]) -> bytes:
+    """The bytes that hold records, after one sync a group (or one a record of RECORDS)."""
     journal = Journal(folder / "journal")
-    for record in RECORDS:
-        journal.append(record)
+    for group in groups or [[record] for record in RECORDS]:
+        for record in group:
+            journal.append(record)
+        journal.sync()
+    size = journal.size_bytes
     journal.close()
-    return (folder / "journal").read_bytes()
+    return (folder / "journal").read_bytes()[:size]
+
+
+def _read(path: Path) -> list[Record]:
+    journal = Journal(path)
+    journal.close()
+    return list(journal.records)
 
 
 def _certificate(sequence: int) -> CheckpointCertificate:
@@ -41,48 +54,95 @@ def _entry(sequence: int) -> CommittedBatch:
 
 def test_a_journal_gives_back_its_records_in_order(tmp_path: Path) -> None:
     _written(tmp_path)
-    assert list(Journal(tmp_path / "journal").records) == RECORDS
+    assert _read(tmp_path / "journal") == RECORDS
 
 
 def test_a_journal_truncated_at_any_byte_gives_back_the_whole_records_before_it(tmp_path: Path) -> None:
     data = _written(tmp_path)
-    for length in range(len(data)):
+    for length in range(len(data) + 2):
         path = tmp_path / "torn"
-        path.write_bytes(data[:length])
+        path.write_bytes((data + b"\0")[:length])
         journal = Journal(path)
         assert list(journal.records) == RECORDS[: len(journal.records)]
         journal.append(ViewRecord(epoch=0, view=9))
         kept = journal.records
         journal.close()
-        again = Journal(path)
-        assert again.records == (*kept, ViewRecord(epoch=0, view=9))
-        again.close()
+        assert _read(path) == [*kept, ViewRecord(epoch=0, view=9)]
 
 
-def test_a_journal_followed_by_zeros_that_the_file_system_left_is_cut_there(tmp_path: Path) -> None:
-    data = _written(tmp_path)
-    (tmp_path / "journal").write_bytes(data + bytes(HEADER_BYTES + 100))
-    assert list(Journal(tmp_path / "journal").records) == RECORDS
-    assert (tmp_path / "journal").stat().st_size == len(data)
+def test_what_one_sync_writes_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
+    data = _written(tmp_path, RECORDS[:1], RECORDS[1:])
+    first = len(_written(tmp_path / "first", RECORDS[:1]))
+    for length in range(first, len(data)):
+        (tmp_path / "journal").write_bytes(data[:length])
+        assert _read(tmp_path / "journal") == RECORDS[:1]
 
 
-def test_a_journal_with_any_bit_flipped_is_damaged_and_says_so(tmp_path: Path) -> None:
-    data = _written(tmp_path)
-    for place in range(len(data)):
-        flipped = bytearray(data)
-        flipped[place] ^= 1 << place % 8
-        (tmp_path / "journal").write_bytes(flipped)
+def test_a_journal_goes_on_over_its_zeros_and_beyond_them(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    size = (tmp_path / "journal").stat().st_size
+    count = 0
+    while journal.size_bytes <= size:
+        journal.append(BIG)
+        journal.sync()
+        count += 1
+        assert (tmp_path / "journal").stat().st_size >= journal.size_bytes
+    journal.close()
+    assert _read(tmp_path / "journal") == [BIG] * count
+
+
+def test_a_last_write_of_which_any_sectors_are_missing_is_cut_off(tmp_path: Path) -> None:
+    for lead in range(1, 40, 3):  # so that headers, too, lie across the end of a sector
+        folder = tmp_path / str(lead)
+        before: list[Record] = [ViewRecord(epoch=0, view=view) for view in range(lead)]
+        kept = len(_written(folder, before))
+        data = _written(folder / "whole", before, [BIG, RECORDS[0]])
+        first = kept // SECTOR_BYTES
+        sectors = range(first, (len(data) - 1) // SECTOR_BYTES + 1)
+        assert len(sectors) > 3
+        for missing in range(1, 1 << len(sectors)):
+            torn = bytearray(data + bytes(SECTOR_BYTES))
+            for place, sector in enumerate(sectors):
+                if missing >> place & 1:
+                    start = max(sector * SECTOR_BYTES, kept)
+                    stop = (sector + 1) * SECTOR_BYTES
+                    torn[start:stop] = bytes(stop - start)
+            (folder / "journal").write_bytes(torn)
+            assert _read(folder / "journal") == before
+
+
+def test_a_missing_sector_before_the_last_write_is_damage(tmp_path: Path) -> None:
+    data = _written(tmp_path, [BIG], [BIG], RECORDS)
+    last = len(data) - len(_written(tmp_path / "last", RECORDS))
+    for sector in range(last // SECTOR_BYTES):
+        spoiled = bytearray(data)
+        spoiled[sector * SECTOR_BYTES : (sector + 1) * SECTOR_BYTES] = bytes(SECTOR_BYTES)
+        (tmp_path / "journal").write_bytes(spoiled + bytes(3 * SECTOR_BYTES))
         with pytest.raises(StorageDamaged):
             Journal(tmp_path / "journal")
+
+
+@pytest.mark.parametrize("zeros", [0, 5000])
+def test_a_journal_with_any_bit_flipped_is_damaged_and_says_so(tmp_path: Path, zeros: int) -> None:
+    for groups in ([[record] for record in RECORDS], [[BIG], RECORDS], [RECORDS, [BIG]]):
+        data = _written(tmp_path, *groups)
+        for place in range(len(data)):
+            flipped = bytearray(data)
+            flipped[place] ^= 1 << place % 8
+            (tmp_path / "journal").write_bytes(flipped + bytes(zeros))
+            with pytest.raises(StorageDamaged):
+                Journal(tmp_path / "journal")
+        (tmp_path / "journal").unlink()
 
 
 def test_a_rewritten_journal_holds_exactly_the_new_records_and_goes_on(tmp_path: Path) -> None:
     _written(tmp_path)
     journal = Journal(tmp_path / "journal")
-    journal.rewrite(RECORDS[:1])
+    journal.append(RECORDS[0])
+    journal.rewrite(RECORDS[:2])
     journal.append(RECORDS[2])
     journal.close()
-    assert Journal(tmp_path / "journal").records == (RECORDS[0], RECORDS[2])
+    assert _read(tmp_path / "journal") == RECORDS
 
 
 def test_a_rewrite_that_crashed_before_its_rename_changes_nothing(tmp_path: Path) -> None:

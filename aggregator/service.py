@@ -17,6 +17,7 @@ from aiohttp import web
 
 from koinon.admission import ADMISSION_FILE, load_admission
 from koinon.client import CommitteeClient
+from koinon.committees import HANDOVERS_FILE, Committees
 from koinon.config import PartyConfig, load_federation, party_signer
 from koinon.errors import ChainUnreachable, ConfigError, KoinonError, Rejected, Unavailable
 from koinon.ledger import Ledger
@@ -70,7 +71,8 @@ class Aggregator:
             served, address = await listen(self._application(), self.home, self.config)
             stack.push_async_callback(served.cleanup)
             log.info("listening", extra={"host": address[0], "port": address[1]})
-            client = await stack.enter_async_context(CommitteeClient(self.federation, self.signer))
+            committees = Committees(self.federation, self._data / HANDOVERS_FILE)
+            client = await stack.enter_async_context(CommitteeClient(committees, self.signer))
             ledger = await self._until_answered(lambda: in_thread(Ledger.connect, self.federation.network, self.signer))
             self._chain_seen = time.monotonic()
             await self._enrol(client, ledger)

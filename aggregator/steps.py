@@ -49,7 +49,7 @@ async def open_closed(client: CommitteeClient, identity: bytes, task: Task, roun
     CannotOpen or Unavailable when the committee's answers do not suffice after OPEN_ATTEMPTS_MAX tries, each more
     patient with slow replicas than the one before.
     """
-    closed = ClosedRound(client.federation, identity, task.spec, round_)
+    closed = ClosedRound(await client.federation_of(round_.epoch), identity, task.spec, round_)
     updates = await _fetch(client, (kept.update for kept in round_.submissions.values()))
     publics = {}
     for node, kept in round_.submissions.items():

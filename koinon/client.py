@@ -1,7 +1,8 @@
 """How every party talks to the committee: operations, questions, blobs and pieces.
 
 An answer that matters is believed only when f+1 replicas give the same one (Castro & Liskov 1999, section 4.1),
-when 2f+1 signed it, or when its digest proves it. A single replica is believed in nothing.
+when 2f+1 signed it, or when its digest proves it. A single replica is believed in nothing. `koinon.asking` has the
+transport, and follows the committee to its next epoch.
 """
 
 from __future__ import annotations
@@ -9,22 +10,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
-import aiohttp
 import msgspec
 
 from koinon.blobs import require_digest
+from koinon.committees import Committees
 from koinon.config import FederationFile
 from koinon.encoding import decode, encode, keccak
-from koinon.errors import KoinonError, Missing, RemoteError, Replayed, Unavailable, UnknownSigner
+from koinon.errors import KoinonError, RemoteError, Replayed, Unavailable
 from koinon.rounds.operations import Operation, Outcome
 from koinon.rounds.rules import decode_outcome
 from koinon.rounds.state import Member, Task
-from koinon.service import BODY_BYTES_MAX, CONTENT_TYPE, client_tls, raise_refusal, read_answer
+from koinon.service import BODY_BYTES_MAX
 from koinon.signing import Signer, authenticate, seal
 from koinon.wire import (
     BlobUpload,
@@ -38,42 +36,23 @@ from koinon.wire import (
     RoundCertificate,
 )
 
-REQUEST_TIMEOUT_SECONDS = 30.0
-CONNECT_TIMEOUT_SECONDS = 3.0
-BLOB_TIMEOUT_SECONDS = 300.0
+from .asking import Asker
+
 BLOB_HEDGE_SECONDS = 2.0
 REPLAY_RETRIES_MAX = 5
-SUBMIT_ATTEMPTS_MAX = 4
-DISAGREEMENT_RETRIES_MAX = 20
-DISAGREEMENT_PAUSE_SECONDS = 0.1
+SUBMIT_ATTEMPTS_MAX = 5
+"""With the pauses between them, time enough for a handover to the next committee."""
 UPLOAD_HEADER = "Koinon-Upload"
 
-T = TypeVar("T")
 
+class CommitteeClient(Asker):
+    """Use as an async context manager; `signer` may be None for reading."""
 
-class CommitteeClient:
-    """A connection pool to all replicas. Use as an async context manager; `signer` may be None for reading."""
-
-    def __init__(self, federation: FederationFile, signer: Signer | None = None) -> None:
-        self.federation = federation
+    def __init__(self, federation: FederationFile | Committees, signer: Signer | None = None) -> None:
+        super().__init__(federation)
         self.signer = signer
-        self._domain = federation.domain
-        self._tls = client_tls(federation.tls_ca)
-        self._session: aiohttp.ClientSession | None = None
         self._last_number = 0
         self._slow: set[int] = set()
-
-    async def __aenter__(self) -> CommitteeClient:
-        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS + 5, sock_connect=CONNECT_TIMEOUT_SECONDS)
-        connector = aiohttp.TCPConnector(ssl=self._tls or False, limit=0)
-        self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
 
     # --- ordered operations ----------------------------------------------------------------------------------
 
@@ -244,121 +223,9 @@ class CommitteeClient:
         self._require_replica(index, signed.sender)
         return signed.message, signed.signature
 
-    async def collect(
-        self, ask: Callable[[int], Awaitable[T]], *, enough: int, what: str, patience_seconds: float = 0.0
-    ) -> dict[int, T]:
-        """Ask all replicas at once; answers by index as soon as `enough` (then waits `patience_seconds` more).
-
-        Raises the last error as Unavailable when fewer answer.
-        """
-        running = {asyncio.ensure_future(ask(index)): index for index in range(len(self.federation.replicas))}
-        answers: dict[int, T] = {}
-        failures: list[str] = []
-        pending = set(running)
-        clock = asyncio.get_running_loop().time
-        until: float | None = None
-        while pending:
-            patience = None if until is None else max(0.0, until - clock())
-            done, pending = await asyncio.wait(pending, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            for future in done:
-                if (error := future.exception()) is None:
-                    answers[running[future]] = future.result()
-                elif isinstance(error, KoinonError):
-                    failures.append(f"replica {running[future]}: {error.message}")
-                else:
-                    raise error
-            if len(answers) >= enough:
-                until = clock() + patience_seconds if until is None else until
-                if clock() >= until:
-                    break
-        for future in pending:
-            future.cancel()
-        if len(answers) < enough:
-            raise Unavailable(
-                f"{len(answers)} of {len(running)} replicas {what}, {enough} are needed: {'; '.join(failures)}"
-            )
-        return answers
-
-    # --- transport -------------------------------------------------------------------------------------------
-
-    async def _ask(self, path: str) -> bytes:
-        """GET on which f+1 replicas agree; replicas that are a step apart are asked again."""
-        failure: KoinonError = Unavailable("not tried")
-        for _ in range(DISAGREEMENT_RETRIES_MAX):
-            try:
-                return await self._agreed(lambda index: self._call(index, "GET", path))
-            except Unavailable as error:
-                if isinstance(error, Missing):
-                    raise
-                failure = error
-                await asyncio.sleep(DISAGREEMENT_PAUSE_SECONDS)
-        raise failure
-
-    async def _agreed(self, ask: Callable[[int], Awaitable[bytes]]) -> bytes:
-        """The first answer (or refusal) that f+1 replicas give alike."""
-        enough = self.federation.faulty + 1
-        running = [asyncio.ensure_future(ask(index)) for index in range(len(self.federation.replicas))]
-        answers: Counter[bytes] = Counter()
-        refusals: Counter[type[KoinonError]] = Counter()
-        reasons: list[str] = []
-        try:
-            for future in asyncio.as_completed(running):
-                try:
-                    answer = await future
-                except KoinonError as error:
-                    reasons.append(error.message)
-                    refusals[type(error)] += 1
-                    if refusals[type(error)] >= enough and isinstance(error, Replayed | UnknownSigner | Missing):
-                        raise
-                    continue
-                answers[answer] += 1
-                if answers[answer] >= enough:
-                    return answer
-        finally:
-            for task in running:
-                task.cancel()
-        raise Unavailable(
-            f"no {enough} of {len(running)} replicas agree ({len(answers)} different answers)"
-            + (f": {'; '.join(reasons)}" if reasons else ""),
-            hint="look at: koinon replicas",
-        )
-
-    async def _call(
-        self,
-        index: int,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        *,
-        headers: dict[str, str] | None = None,
-        slow: bool = False,
-    ) -> bytes:
-        """One HTTP exchange with one replica; every failure becomes a RemoteError."""
-        if self._session is None:
-            raise RuntimeError("use CommitteeClient as an async context manager")
-        where = f"replica {index}"
-        extra = {"timeout": aiohttp.ClientTimeout(total=BLOB_TIMEOUT_SECONDS)} if slow else {}
-        try:
-            async with self._session.request(
-                method,
-                self.federation.replicas[index].url + path,
-                data=body,
-                headers={"Content-Type": CONTENT_TYPE, **(headers or {})},
-                **extra,  # type: ignore[arg-type]
-            ) as response:
-                content = await read_answer(response, bytes_max=BODY_BYTES_MAX)
-                status = response.status
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(f"{where} does not answer ({type(error).__name__})") from None
-        if status != 200:
-            raise_refusal(status, content, where)
-        return content
+    # --- helpers ---------------------------------------------------------------------------------------------
 
     def _require_signer(self) -> Signer:
         if self.signer is None:
             raise RuntimeError("this client was opened for reading only")
         return self.signer
-
-    def _require_replica(self, index: int, sender: bytes) -> None:
-        if sender != self.federation.replica_addresses[index]:
-            raise UnknownSigner(f"replica {index} signed with a key that is not the committee's")

@@ -32,6 +32,8 @@ from koinon.observe import metrics, refused
 from koinon.wire import Refusal
 
 CONTENT_TYPE = "application/vnd.koinon+msgpack"
+EPOCH_HEADER = "Koinon-Epoch"
+"""In each answer of a replica: the committee's epoch that it knows. Not signed: a reason to ask for proof."""
 BODY_BYTES_MAX = 256 * 1024 * 1024
 
 log = logging.getLogger("koinon.service")

@@ -118,7 +118,7 @@ class Agent:
 
     async def _work(self, committee: CommitteeClient) -> None:
         submissions = Submissions(self._home.data / "submissions")
-        participation = Participation(self._home.federation, committee, self._connect, submissions, self._node)
+        participation = Participation(committee, self._connect, submissions, self._node)
         await self._preload(participation)
         pause = BACKOFF_FIRST_SECONDS
         while True:

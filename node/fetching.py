@@ -21,7 +21,7 @@ async def certified_models(
 
     UncertifiedModel when replicas or chain do not vouch for one, BlobMismatch when its bytes are others.
     """
-    certificates = [require_certified(home.federation, task, each) for each in rounds]
+    certificates = [require_certified(await committee.federation_of(each.epoch), task, each) for each in rounds]
 
     def check() -> None:
         ledger = home.ledger()

@@ -165,7 +165,7 @@ class Follower:
         """Report this node's accuracy of a certified model. A failure costs the report, after some tries, not more."""
         about = {"task": self.identity.hex(), "round": round_.number}
         try:
-            certificate = require_certified(self._home.federation, self.identity, round_)
+            certificate = require_certified(await self._committee.federation_of(round_.epoch), self.identity, round_)
             model = from_blob(await self._committee.get_blob(certificate.model))
             app, config = await self._build(task), fit_config(task.spec, round_.number)
             seen = await self._participation.run_app(

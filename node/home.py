@@ -16,6 +16,7 @@ from koinon.threads import in_thread
 
 if TYPE_CHECKING:
     from koinon.client import CommitteeClient
+    from koinon.committees import Committees
     from koinon.ledger import Ledger
 
 HOME_VARIABLE = "KOINON_HOME"
@@ -55,11 +56,18 @@ class Home:
 
         return self.path / ADMISSION_FILE
 
+    @cached_property
+    def committees(self) -> Committees:
+        """The federation's committees from the home's federation.json on, as far as this home followed them."""
+        from koinon.committees import HANDOVERS_FILE, Committees
+
+        return Committees(self.federation, self.data / HANDOVERS_FILE)
+
     def committee(self, *, signing: bool = False) -> CommitteeClient:
         """A client to use as an async context manager; without `signing` the keystore stays shut."""
         from koinon.client import CommitteeClient
 
-        return CommitteeClient(self.federation, self.signer if signing else None)
+        return CommitteeClient(self.committees, self.signer if signing else None)
 
     def ledger(self, *, signing: bool = False) -> Ledger:
         """The chain, checked to be the federation's. Blocks; LedgerError and its kinds."""

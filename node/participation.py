@@ -77,13 +77,11 @@ class Participation:
 
     def __init__(
         self,
-        federation: FederationFile,
         committee: CommitteeClient,
         connect: Callable[[], Ledger],
         submissions: Submissions,
         node: bytes,
     ) -> None:
-        self._federation = federation
         self._committee = committee
         self._connect = connect
         self._submissions = submissions
@@ -104,13 +102,14 @@ class Participation:
         record = await in_thread(lambda: self._submissions.load(identity, round_.number))
         resent = record is not None
         if record is None:
+            federation = await self._committee.federation_of(round_.epoch)  # to whose keys the pieces are sealed
             parent = await self._parent(identity, round_)
             made, config = await app(), fit_config(task.spec, round_.number)
             fitting = self.run_app(lambda: made.fit(parent, config), f"app {made.name}: fit", task.spec.round_ms / 1000)
             fitted = await timing.of("train", fitting)
             record = await timing.of(
                 "protect",
-                in_thread(lambda: self._protect(identity, task.spec, round_, parent, fitted, examples_max)),
+                in_thread(lambda: self._protect(federation, identity, task.spec, round_, parent, fitted, examples_max)),
             )
         elif record.parent_model != round_.parent_model:
             raise UncertifiedModel(f"round {round_.number} started from another model before")
@@ -151,7 +150,14 @@ class Participation:
     # --- protect ---------------------------------------------------------------------------------------------
 
     def _protect(
-        self, identity: bytes, spec: TaskSpec, round_: Round, parent: Parameters, fitted: Fitted, examples_max: int
+        self,
+        federation: FederationFile,
+        identity: bytes,
+        spec: TaskSpec,
+        round_: Round,
+        parent: Parameters,
+        fitted: Fitted,
+        examples_max: int,
     ) -> Submission:
         """Quantise and protect the update, seal the pieces, and put all of it on disk."""
         if parent.dimension != spec.dimension:
@@ -164,13 +170,13 @@ class Participation:
             weight=examples / round_.examples_cap,
             rng=np.random.default_rng(secrets.randbits(256)),
         )
-        setting = round_setting(self._federation, identity, spec, round_)
+        setting = round_setting(federation, identity, spec, round_)
         protected = mode(spec.mode).protect(setting, self._node, values, secrets.token_bytes)
         update = Update(task=identity, round=round_.number, node=self._node, mode=spec.mode, public=protected.public)
         sealed = tuple(
             seal_to(from_hex(replica.sealing_key), piece, piece_context(identity, round_.number, self._node, index))
             for index, (replica, piece) in enumerate(
-                zip(self._federation.replicas, protected.pieces, strict=True),
+                zip(federation.replicas, protected.pieces, strict=True),
             )
         )
         record = Submission(
@@ -209,7 +215,7 @@ class Participation:
             await self._committee.put_blob(record.update, patience_seconds=PATIENCE_SECONDS)
             return await self._committee.collect(
                 hand,
-                enough=self._federation.quorum,
+                enough=self._committee.federation.quorum,
                 what="gave a receipt",
                 patience_seconds=PATIENCE_SECONDS,
             )

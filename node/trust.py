@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def require_certified(federation: FederationFile, task: bytes, round_: Round) -> RoundCertificate:
-    """The certificate of `round_`; UncertifiedModel unless 2f+1 distinct replicas signed it for this task and round."""
+    """The certificate of `round_`; UncertifiedModel unless 2f+1 distinct replicas signed it for this task and round.
+
+    `federation` is the one in the round's epoch: that committee signed.
+    """
     certificate = round_.certificate
     if certificate is None or (certificate.task, certificate.round) != (task, round_.number):
         raise UncertifiedModel(f"round {round_.number} has no certificate")

@@ -22,6 +22,7 @@
     │   ├── WrongEpoch         said in another epoch of the committee than the one it counts in
     │   ├── UncertifiedModel   a model that the chain or a quorum of replicas does not vouch for
     │   └── Unavailable        too few parties answered in time
+    │       ├── Barred         whoever asks misbehaved, and has to wait
     │       └── Missing        whoever was asked has no such thing
     ├── Rejected               the law of the federation refuses an operation (`code` says which rule)
     ├── PrivacyError           a protected update cannot be made, checked or opened
@@ -145,6 +146,10 @@ class UncertifiedModel(RemoteError):
 
 class Unavailable(RemoteError):
     code = "unavailable"
+
+
+class Barred(Unavailable):
+    code = "barred"
 
 
 class Missing(Unavailable):

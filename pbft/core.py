@@ -7,7 +7,6 @@ peers' lag, recovery).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 
 from koinon.encoding import ZERO_DIGEST, keccak
@@ -16,6 +15,7 @@ from koinon.signing import Domain, Signer
 from koinon.wire import Checkpoint, CheckpointCertificate, Phase, Vote
 
 from .certificates import Verifier
+from .deferred import Deferred
 from .events import ALL, Application, Effect, EpochEnded, Ignored, NeedState, Persist, Send, Settings, StableCheckpoint
 from .execution import Execution
 from .log import LastSigned, Log, Slot
@@ -85,7 +85,9 @@ class Core:
         self._snapshots: dict[int, bytes] = {}
         self._statuses: dict[int, Status] = {}
         self._answer_due_ms: dict[int, int] = {}
-        self._future: dict[int, deque[PeerMessage]] = {}
+        self._future = Deferred(
+            messages_max=self.settings.future_messages_max, bytes_max=self.settings.future_bytes_max
+        )
         self._stable_due: tuple[CheckpointCertificate, bytes] | None = None
         self._replay_due = False
         self._ended = False
@@ -146,10 +148,8 @@ class Core:
 
     def _defer(self, sender: int, message: PeerMessage, reason: str) -> None:
         """Keep a message that comes too early; when too many wait, the oldest goes (peers send again)."""
-        waiting = self._future.setdefault(sender, deque(maxlen=self.settings.future_messages_max))
-        full = len(waiting) == waiting.maxlen
-        waiting.append(message)
-        self._ignore(sender, f"{reason}-overflow" if full else f"{reason}-deferred")
+        fitted = self._future.add(sender, message)
+        self._ignore(sender, f"{reason}-deferred" if fitted else f"{reason}-overflow")
 
     # --- checkpoints (section 4.3)
 

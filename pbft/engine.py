@@ -20,7 +20,7 @@ from typing import TypeVar
 from prometheus_client import Counter, Gauge
 
 from koinon.encoding import encode
-from koinon.errors import Replayed, Unavailable
+from koinon.errors import RemoteError, Replayed, Unavailable
 from koinon.observe import SEQUENCE, VIEW, refused
 from koinon.wire import CheckpointCertificate, CommittedBatch
 
@@ -31,7 +31,6 @@ from .events import (
     ClientRequest,
     Committed,
     Effect,
-    Event,
     Evidence,
     Executed,
     GaveUp,
@@ -47,10 +46,10 @@ from .events import (
     StableCheckpoint,
     Tick,
 )
+from .inbox import CLIENTS, OWN, Inbox
 from .journal import Journal, Snapshots
 from .replica import Replica
 
-INBOX_EVENTS_MAX = 8192
 TURN_EVENTS_MAX = 512
 REQUEST_WAIT_SECONDS = 25.0
 WAITING_PER_CLIENT_MAX = 64
@@ -114,7 +113,7 @@ class Engine:
     """Feeds the core and performs its effects.
 
     `send(peers, data)` hands bytes to the links, `need(wanted)` begins a state transfer (and returns at once),
-    `changed()` is called after something was executed.
+    `changed()` is called after something was executed, `blame(peer)` for each message that no correct replica sends.
     """
 
     def __init__(
@@ -125,13 +124,15 @@ class Engine:
         send: Callable[[Iterable[int], bytes], None],
         need: Callable[[NeedState], None],
         changed: Callable[[], None],
+        blame: Callable[[int], None] = lambda peer: None,
     ) -> None:
         self.replica = replica
         self.disk = disk
         self._send = send
         self._need = need
         self._changed = changed
-        self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_EVENTS_MAX)
+        self._blame = blame
+        self._inbox = Inbox()
         self._waiting: dict[bytes, Waiting] = {}
         self._others = [index for index in range(replica.committee.n) if index != replica.index]
         self._needed_ms = -CATCHING_UP_MS
@@ -156,8 +157,8 @@ class Engine:
     # --- events ----------------------------------------------------------------------------------------------
 
     async def hear(self, peer: int, data: bytes) -> None:
-        """A message of an authenticated peer; waits while the inbox is full, so that the peer has to."""
-        await self._inbox.put(Received(now_ms(), peer, data))
+        """A message of an authenticated peer; waits while that peer's share of the inbox is full, so that it has to."""
+        await self._inbox.put(peer, Received(now_ms(), peer, data), len(data))
 
     async def catch_up(
         self,
@@ -166,7 +167,7 @@ class Engine:
         certificate: CheckpointCertificate | None = None,
         snapshot: bytes | None = None,
     ) -> None:
-        await self._inbox.put(CatchUp(now_ms(), peer, entries, certificate, snapshot))
+        await self._inbox.put(OWN, CatchUp(now_ms(), peer, entries, certificate, snapshot))
 
     async def request(self, data: bytes) -> bytes:
         """Have a sealed request ordered: the sealed reply.
@@ -178,12 +179,12 @@ class Engine:
         sender, asked = self.replica.verifier.request(data)
         self.replica.execution.application.admits(sender, asked.operation)
         many = sum(map(len, self._waiting.get(sender, {}).values())) >= WAITING_PER_CLIENT_MAX
-        if many or self._inbox.full():
+        if many or self._inbox.full(CLIENTS, len(data)):
             raise Unavailable("too many requests wait", hint="wait for earlier requests to be answered")
         waiting = self._waiting.setdefault(sender, {})
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         waiting.setdefault(asked.number, []).append(future)
-        self._inbox.put_nowait(ClientRequest(now_ms(), data))
+        self._inbox.put_nowait(CLIENTS, ClientRequest(now_ms(), data), len(data))
         try:
             async with asyncio.timeout(REQUEST_WAIT_SECONDS):
                 return await future
@@ -203,16 +204,14 @@ class Engine:
         ticking = asyncio.create_task(self._tick())
         try:
             while True:
-                events = [await self._inbox.get()]
-                while not self._inbox.empty() and len(events) < TURN_EVENTS_MAX:
-                    events.append(self._inbox.get_nowait())
+                events = await self._inbox.get(TURN_EVENTS_MAX)
                 await self._perform([effect for event in events for effect in self.replica.step(event)])
         finally:
             ticking.cancel()
 
     async def _tick(self) -> None:
         while True:
-            await self._inbox.put(Tick(now_ms()))
+            await self._inbox.put(OWN, Tick(now_ms()))
             await asyncio.sleep(self.replica.settings.tick_ms / 1000)
 
     async def _perform(self, effects: list[Effect]) -> None:
@@ -255,6 +254,8 @@ class Engine:
             case Misbehaved(sender=sender, error=error):
                 refused("pbft", error)
                 log.warning("misbehaved", extra={"peer": sender, "code": error.code, "reason": error.message})
+                if isinstance(error, RemoteError):  # a `Rejected` may be our own clock's fault
+                    self._blame(sender)
             case Ignored(reason=reason):
                 IGNORED.labels(reason).inc()
 

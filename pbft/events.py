@@ -260,6 +260,7 @@ class Settings:
     pending_requests_max: int = 8192
     pending_per_client_max: int = 64
     future_messages_max: int = 256
+    future_bytes_max: int = 8 << 20
     clock_skew_ms_max: int = 30_000
     view_timeout_ms: int = 2_000
     view_timeout_ms_max: int = 32_000

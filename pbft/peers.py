@@ -12,7 +12,8 @@ import asyncio
 import logging
 import os
 import random
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 
 import aiohttp
@@ -25,11 +26,14 @@ from koinon.observe import refused
 from koinon.service import client_tls
 from koinon.signing import Signer, authenticate, seal
 
+from .conduct import Conduct
 from .messages import MESSAGE_BYTES_MAX
 
 HANDSHAKE_BYTES_MAX = 512
 HANDSHAKE_TIMEOUT_SECONDS = 5.0
 HANDSHAKES_MAX = 64
+HANDSHAKES_PER_ADDRESS_MAX = 16
+"""A stranger must not hold all places."""
 HEARTBEAT_SECONDS = 5.0
 REDIAL_SECONDS = 0.1
 REDIAL_SECONDS_MAX = 2.0
@@ -66,6 +70,7 @@ class Outbox:
         self._queue: deque[bytes] = deque()
         self._size = 0
         self._filled = asyncio.Event()
+        self.closed = False
         self.dropped = 0
 
     def put(self, data: bytes) -> None:
@@ -76,10 +81,17 @@ class Outbox:
             self.dropped += 1
         self._filled.set()
 
+    def close(self) -> None:
+        """No more is sent: `get` raises ConnectionError."""
+        self.closed = True
+        self._filled.set()
+
     async def get(self) -> bytes:
-        while not self._queue:
+        while not self._queue and not self.closed:
             self._filled.clear()
             await self._filled.wait()
+        if self.closed:
+            raise ConnectionError("the link is given up")
         data = self._queue.popleft()
         self._size -= len(data)
         return data
@@ -104,9 +116,10 @@ class Peers:
         self._signer = signer
         self._receive = receive
         self._tls = client_tls(federation.tls_ca)
+        self.conduct = Conduct(time.monotonic)
         self._links: dict[int, _Link] = {}
         self._dialling: list[asyncio.Task[None]] = []
-        self._handshakes = 0
+        self._handshakes: Counter[str] = Counter()
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -139,29 +152,39 @@ class Peers:
             if (link := self._links.get(peer)) is not None:
                 link.outbox.put(data)
 
+    def blame(self, peer: int) -> None:
+        """The peer sent what no correct replica sends; too much of that ends the link for a while."""
+        if self.conduct.blame(peer) and (link := self._links.pop(peer, None)) is not None:
+            log.error("peer barred", extra={"peer": peer, "seconds": self.conduct.barred_seconds(peer)})
+            link.outbox.close()
+
     # --- beginnings ------------------------------------------------------------------------------------------
 
     async def accept(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/peer`: a peer of a lower index dials."""
-        if self._handshakes >= HANDSHAKES_MAX:
+        remote = request.remote or ""
+        if self._handshakes.total() >= HANDSHAKES_MAX or self._handshakes[remote] >= HANDSHAKES_PER_ADDRESS_MAX:
             raise Unavailable("too many replicas greet at once")
         socket = web.WebSocketResponse(max_msg_size=MESSAGE_BYTES_MAX, heartbeat=HEARTBEAT_SECONDS, compress=False)
-        await socket.prepare(request)
-        self._handshakes += 1
+        self._handshakes[remote] += 1
         try:
+            await socket.prepare(request)
             peer = await self._greet(socket, None)
         except (RemoteError, TimeoutError, ConnectionError) as error:
             self._refuse("a replica's greeting", error)
-            await socket.close(code=aiohttp.WSCloseCode.POLICY_VIOLATION)
+            if socket.prepared:
+                await socket.close(code=aiohttp.WSCloseCode.POLICY_VIOLATION)
             return socket
         finally:
-            self._handshakes -= 1
+            self._handshakes[remote] -= 1
+            self._handshakes += Counter()  # drops what is zero
         await self._serve(peer, socket)
         return socket
 
     async def _keep_link(self, peer: int) -> None:
         pause = REDIAL_SECONDS
         while True:
+            await asyncio.sleep(self.conduct.barred_seconds(peer))
             try:
                 if await self._dial(peer):
                     pause = REDIAL_SECONDS
@@ -198,6 +221,7 @@ class Peers:
             peer = theirs.replica
             if (peer != expected) if expected is not None else (peer >= self._index):
                 raise UnknownSigner(f"replica {peer} has no business on this link")
+            self.conduct.require_good(peer)
             hello = Hello(sender=self._index, receiver=peer, sender_nonce=mine, receiver_nonce=theirs.nonce)
             await socket.send_bytes(seal(self._signer, self._domain, hello))
             said = authenticate(Hello, await _frame(socket), self._domain, bytes_max=HANDSHAKE_BYTES_MAX)
@@ -220,6 +244,7 @@ class Peers:
             await self._read(peer, socket)
         except RemoteError as error:
             self._refuse(f"a frame of replica {peer}", error)
+            self.blame(peer)
         finally:
             writer.cancel()
             if self._links.get(peer) is link:
@@ -230,6 +255,7 @@ class Peers:
         while True:
             message = await socket.receive()
             if message.type == WSMsgType.BINARY:
+                self.conduct.require_good(peer)  # what it sent before it was barred is not listened to either
                 await self._receive(peer, message.data)
             elif message.type == WSMsgType.TEXT:
                 raise Malformed("a text frame, where all frames are binary")

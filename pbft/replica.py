@@ -135,10 +135,8 @@ class Replica(Views):
         """Take up the messages that came too early, now that view or watermarks moved."""
         while self._replay_due:
             self._replay_due = False
-            waiting, self._future = self._future, {}
-            for sender, messages in waiting.items():
-                for message in messages:
-                    self._dispatch(sender, message)
+            for sender, message in self._future.take():
+                self._dispatch(sender, message)
 
     # --- clients (sections 4.1 and 4.2)
 

@@ -79,7 +79,9 @@ class ReplicaServer:
             key_share=_key_share(home, self.federation, index, signer),
         )
         self.disk = Disk(data)
-        self.engine = Engine(self.replica, self.disk, send=self._send, need=self._need, changed=self._changed)
+        self.engine = Engine(
+            self.replica, self.disk, send=self._send, need=self._need, changed=self._changed, blame=self._blame
+        )
         self.peers = Peers(self.federation, index, signer, self.engine.hear)
         self.chain = ChainCheck(self.federation)
         self.address: tuple[str, int] | None = None
@@ -147,6 +149,9 @@ class ReplicaServer:
 
     def _send(self, peers: Any, data: bytes) -> None:
         self.peers.send(peers, data)
+
+    def _blame(self, peer: int) -> None:
+        self.peers.blame(peer)
 
     def _need(self, wanted: NeedState) -> None:
         self._help("state", self._fetch_state(wanted))
@@ -242,6 +247,7 @@ class ReplicaServer:
             "catching_up": self.engine.catching_up,
             "chain": self.chain.state,
             "dropped": self.peers.dropped(),
+            "barred": {str(peer): seconds for peer, seconds in self.peers.conduct.barred().items()},
         }
 
     async def _status(self, _: web.Request) -> web.Response:

@@ -42,8 +42,8 @@ def now_ms() -> int:
 
 
 def open_payload(round_: Round) -> bytes:
-    """What OPEN_ROUND needs besides its key: the parent's digest and the law's deadline."""
-    return encode((round_.parent_model, round_.deadline_ms))
+    """What OPEN_ROUND needs besides its key: the committee's epoch, the parent's digest and the law's deadline."""
+    return encode((round_.epoch, round_.parent_model, round_.deadline_ms))
 
 
 def commit_payload(round_: Round) -> bytes:
@@ -142,8 +142,8 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 def tell(ledger: Ledger, job: Job) -> TransactionRecord | None:
     """Have the chain hold what `job` says; None when it held it already. Blocks; LedgerError when it refuses."""
     if job.kind is Kind.OPEN_ROUND:
-        parent, deadline_ms = msgspec.msgpack.decode(job.payload, type=tuple[bytes, int])
-        return ledger.open_round(job.task, job.round, parent, deadline_ms)
+        epoch, parent, deadline_ms = msgspec.msgpack.decode(job.payload, type=tuple[int, bytes, int])
+        return ledger.open_round(job.task, job.round, parent, deadline_ms, epoch=epoch)
     completed = decode(CompleteRound, job.payload)
     signatures = [(each.replica, each.signature) for each in completed.signatures]
     return ledger.commit_round(completed.certificate, signatures)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from koinon.errors import ConfigError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BACKOFF_FIRST_MS = 500
 BACKOFF_MAX_MS = 30_000
 ERROR_CHARS_MAX = 500

@@ -13,10 +13,19 @@ import {IDomain} from "./interfaces/IDomain.sol";
 /// @dev The owner's power to install an epoch ends with `renounceOwnership`; certificates remain.
 contract Committee is ICommittee, Ownable {
     uint256 private constant SIZE_MAX = 31;
+    uint8 private constant PHASES = 3;
+    uint64 private constant GRACE = 7 days;
     bytes32 private constant EPOCH_TYPE = keccak256("EpochChange(uint32 epoch,bytes32 members,bytes32 contacts)");
+    bytes32 private constant CHECKPOINT_TYPE =
+        keccak256("Checkpoint(uint32 epoch,uint64 sequence,bytes32 state,bytes32 next)");
+    bytes32 private constant VOTE_TYPE =
+        keccak256("Vote(uint8 phase,uint32 epoch,uint64 view,uint64 sequence,bytes32 digest)");
 
     /// @notice Whose domain certificates are signed in.
     IDomain public immutable LEDGER;
+
+    /// @inheritdoc ICommittee
+    mapping(address member => bool) public convicted;
 
     Epoch[] private _epochs;
 
@@ -39,6 +48,9 @@ contract Committee is ICommittee, Ownable {
         external
         onlyOwner
     {
+        for (uint256 index = 0; index < members.length; ++index) {
+            if (convicted[members[index]]) revert Committee__ConvictedMember(members[index]);
+        }
         _install(members, sealingKeys, urls);
     }
 
@@ -47,13 +59,36 @@ contract Committee is ICommittee, Ownable {
         address[] calldata members,
         bytes32[] calldata sealingKeys,
         string[] calldata urls,
-        address[] calldata current,
-        uint256 bitmap,
+        Handover calldata handover
+    ) external {
+        bytes32 next = epochChange(epoch() + 1, members, sealingKeys, urls);
+        bytes32 digest = checkpointDigest(epoch(), handover.sequence, handover.state, next);
+        requireQuorum(epoch(), digest, handover.members, handover.bitmap, handover.signatures);
+        _requireNoConvictedNewcomer(members, handover.members);
+        _install(members, sealingKeys, urls);
+        emit EpochHandedOver(epoch(), handover.sequence, handover.state, handover.bitmap, handover.signatures);
+    }
+
+    /// @inheritdoc ICommittee
+    function reportEquivocation(
+        uint32 number,
+        address[] calldata members,
+        uint256 index,
+        Vote calldata first,
+        Vote calldata second,
         bytes calldata signatures
     ) external {
-        uint32 last = epoch();
-        requireQuorum(last, epochDigest(last + 1, members, sealingKeys, urls), current, bitmap, signatures);
-        _install(members, sealingKeys, urls);
+        _requireMembers(number, members);
+        if (index >= members.length) revert Committee__IndexOutOfRange(index, members.length);
+        address member = members[index];
+        if (convicted[member]) revert Committee__AlreadyConvicted(member);
+        _requireContradiction(number, first, second);
+        uint256 expected = 2 * CompactSignatures.LENGTH;
+        if (signatures.length != expected) revert Committee__SignatureLength(signatures.length, expected);
+        _requireSigner(member, index, voteDigest(first), signatures, 0);
+        _requireSigner(member, index, voteDigest(second), signatures, 1);
+        convicted[member] = true;
+        emit ReplicaConvicted(number, index, member, msg.sender, first, second, signatures);
     }
 
     /// @inheritdoc ICommittee
@@ -64,9 +99,7 @@ contract Committee is ICommittee, Ownable {
         uint256 bitmap,
         bytes calldata signatures
     ) public view {
-        if (number >= _epochs.length) revert Committee__UnknownEpoch(number);
-        bytes32 membersHash = keccak256(abi.encodePacked(members));
-        if (membersHash != _epochs[number].membersHash) revert Committee__WrongMembers(number, membersHash);
+        _requireMembers(number, members);
         if (bitmap >> members.length != 0) revert Committee__BitmapOutOfRange(bitmap, members.length);
         uint256 signers = _countOnes(bitmap);
         uint256 needed = quorum(members.length);
@@ -76,8 +109,7 @@ contract Committee is ICommittee, Ownable {
         uint256 position = 0;
         for (uint256 index = 0; index < members.length; ++index) {
             if ((bitmap >> index) & 1 == 0) continue;
-            address recovered = CompactSignatures.recoverAt(digest, signatures, position++);
-            if (recovered != members[index]) revert Committee__BadSignature(index, recovered);
+            _requireSigner(members[index], index, digest, signatures, position++);
         }
     }
 
@@ -98,17 +130,75 @@ contract Committee is ICommittee, Ownable {
     }
 
     /// @inheritdoc ICommittee
-    function epochDigest(
+    function inForce(uint32 number) external view returns (bool) {
+        if (number >= _epochs.length) return false;
+        return number == epoch() || block.timestamp < _epochs[number + 1].installedAt + GRACE;
+    }
+
+    /// @inheritdoc ICommittee
+    function epochChange(
         uint32 number,
         address[] calldata members,
         bytes32[] calldata sealingKeys,
         string[] calldata urls
-    ) public view returns (bytes32) {
+    ) public pure returns (bytes32) {
         bytes32 membersHash = keccak256(abi.encodePacked(members));
-        bytes32 contacts = keccak256(abi.encode(sealingKeys, urls));
-        return MessageHashUtils.toTypedDataHash(
-            LEDGER.domainSeparator(), keccak256(abi.encode(EPOCH_TYPE, number, membersHash, contacts))
-        );
+        return keccak256(abi.encode(EPOCH_TYPE, number, membersHash, keccak256(abi.encode(sealingKeys, urls))));
+    }
+
+    /// @inheritdoc ICommittee
+    function checkpointDigest(uint32 number, uint64 sequence, bytes32 state, bytes32 next)
+        public
+        view
+        returns (bytes32)
+    {
+        return _digest(keccak256(abi.encode(CHECKPOINT_TYPE, number, sequence, state, next)));
+    }
+
+    /// @inheritdoc ICommittee
+    function voteDigest(Vote calldata vote) public view returns (bytes32) {
+        return _digest(keccak256(abi.encode(VOTE_TYPE, vote)));
+    }
+
+    function _digest(bytes32 structHash) private view returns (bytes32) {
+        return MessageHashUtils.toTypedDataHash(LEDGER.domainSeparator(), structHash);
+    }
+
+    function _requireMembers(uint32 number, address[] calldata members) private view {
+        if (number >= _epochs.length) revert Committee__UnknownEpoch(number);
+        bytes32 membersHash = keccak256(abi.encodePacked(members));
+        if (membersHash != _epochs[number].membersHash) revert Committee__WrongMembers(number, membersHash);
+    }
+
+    function _requireSigner(
+        address member,
+        uint256 index,
+        bytes32 digest,
+        bytes calldata signatures,
+        uint256 position
+    ) private pure {
+        address recovered = CompactSignatures.recoverAt(digest, signatures, position);
+        if (recovered != member) revert Committee__BadSignature(index, recovered);
+    }
+
+    function _requireContradiction(uint32 number, Vote calldata first, Vote calldata second) private pure {
+        if (first.phase == 0 || first.phase > PHASES) revert Committee__PhaseOutOfRange(first.phase);
+        if (
+            first.epoch != number || second.epoch != number || second.phase != first.phase
+                || second.view_ != first.view_ || second.sequence != first.sequence
+        ) revert Committee__DifferentSlot();
+        if (first.digest == second.digest) revert Committee__SameDigest(first.digest);
+    }
+
+    function _requireNoConvictedNewcomer(address[] calldata members, address[] calldata current) private view {
+        for (uint256 index = 0; index < members.length; ++index) {
+            if (!convicted[members[index]]) continue;
+            bool stays = false;
+            for (uint256 seat = 0; seat < current.length; ++seat) {
+                stays = stays || current[seat] == members[index];
+            }
+            if (!stays) revert Committee__ConvictedMember(members[index]);
+        }
     }
 
     function _install(address[] memory members, bytes32[] memory sealingKeys, string[] memory urls) private {
@@ -124,7 +214,7 @@ contract Committee is ICommittee, Ownable {
             }
         }
         bytes32 membersHash = keccak256(abi.encodePacked(members));
-        _epochs.push(Epoch(membersHash, uint8(size), uint64(block.number)));
+        _epochs.push(Epoch(membersHash, uint8(size), uint64(block.number), uint64(block.timestamp)));
         emit EpochInstalled(epoch(), membersHash, members, sealingKeys, urls);
     }
 

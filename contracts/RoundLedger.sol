@@ -68,14 +68,14 @@ contract RoundLedger is IRoundLedger, EIP712 {
     }
 
     /// @inheritdoc IRoundLedger
-    function openRound(bytes32 id, uint32 number, bytes32 parentModel, uint64 deadline) external {
+    function openRound(bytes32 id, uint32 number, uint32 epoch, bytes32 parentModel, uint64 deadline) external {
         if (!REGISTRY.hasRoles(msg.sender, AGGREGATOR)) revert RoundLedger__MissingRole(msg.sender, AGGREGATOR);
         Task storage known = _requireTask(id);
         if (known.closableAt != 0) revert RoundLedger__TaskStopped(id);
         uint32 last = known.lastOpened;
         if (number <= last || number - last > ROUND_GAP_MAX) revert RoundLedger__RoundOutOfOrder(number, last);
         if (parentModel != known.model) revert RoundLedger__WrongParent(parentModel, known.model);
-        uint32 epoch = COMMITTEE.epoch();
+        if (!COMMITTEE.inForce(epoch)) revert RoundLedger__EpochNotInForce(epoch);
         known.lastOpened = number;
         Round storage opened = _rounds[id][number];
         opened.aggregator = msg.sender;

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any, NamedTuple
 
 from requests.exceptions import ConnectionError as RequestsConnectionError
@@ -23,7 +23,8 @@ from web3.providers.rpc.utils import ExceptionRetryConfiguration
 
 from .abi import decode_revert
 from .artifacts import CONTRACTS, artifact
-from .encoding import from_hex, keccak, to_hex
+from .encoding import Message, from_hex, keccak, to_hex
+from .epochs import Handover
 from .errors import ChainUnreachable, ContractReverted, LedgerError
 from .reading import INTERFACES, Reader, block_record
 from .records import (
@@ -34,8 +35,8 @@ from .records import (
     TransactionRecord,
 )
 from .sending import RpcError, Sender
-from .signing import Signer
-from .wire import Admission, Revocation, RoundCertificate
+from .signing import Signer, recover, signing_digest
+from .wire import Admission, Equivocation, Revocation, RoundCertificate
 
 __all__ = ["CommitteeMember", "Contracts", "Deployment", "Federation", "Ledger", "Network"]
 
@@ -193,6 +194,55 @@ class Ledger(Reader):
             [each.url for each in members],
         )
 
+    def install_epoch_by_certificate(self, handover: Handover) -> TransactionRecord | None:
+        """Record a handover of the log; None when the chain holds it already.
+
+        LedgerError while the chain lacks an earlier one, or when it holds another committee under this number;
+        ContractReverted (Committee__ConvictedMember, ...) when the contract does not take it.
+        """
+        checkpoint = handover.certificate.checkpoint
+        epoch = checkpoint.epoch
+        if (reached := self.epoch()) < epoch:
+            raise LedgerError(f"the chain is in epoch {reached}, and this is the handover of epoch {epoch}")
+        if self._installed(handover):
+            return None
+        members = self.committee(epoch).addresses
+        what = signing_digest(self.domain(), checkpoint)
+        signed = {recover(what, signature): signature for signature in handover.certificate.signatures}
+        indices = [index for index, member in enumerate(members) if member in signed]
+        seats = handover.seats
+        proof = (
+            checkpoint.sequence,
+            checkpoint.state,
+            members,
+            sum(1 << index for index in indices),
+            b"".join(signed[members[index]] for index in indices),
+        )
+        columns = [seat.address for seat in seats], [seat.sealing_key for seat in seats], [seat.url for seat in seats]
+        try:
+            return self._send("Committee", "installEpochByCertificate", *columns, proof)
+        except ContractReverted:
+            if not self._installed(handover):
+                raise
+            return None
+
+    def report_equivocation(self, evidence: Equivocation) -> TransactionRecord | None:
+        """Have the replica convicted; None when it is. LedgerError before the chain knows the votes' epoch."""
+        epoch = evidence.first.epoch
+        if epoch > self.epoch():
+            raise LedgerError(f"the chain does not know epoch {epoch} yet, in which replica {evidence.index} lied")
+        members = self.committee(epoch).addresses
+        if evidence.index < len(members) and self.convicted(members[evidence.index]):
+            return None
+        votes = _values(evidence.first), _values(evidence.second)
+        signatures = evidence.first_signature + evidence.second_signature
+        try:
+            return self._send("Committee", "reportEquivocation", epoch, members, evidence.index, *votes, signatures)
+        except ContractReverted as error:
+            if error.name != "Committee__AlreadyConvicted":
+                raise
+            return None
+
     # --- tasks and rounds --------------------------------------------------------------------------------------
 
     def create_task(self, task: bytes, spec: bytes, initial_model: bytes, budget: int) -> TransactionRecord:
@@ -206,12 +256,18 @@ class Ledger(Reader):
         permit = self._permit(budget, deadline)
         return self._send("RoundLedger", "createTaskWithPermit", task, spec, initial_model, budget, deadline, permit)
 
-    def open_round(self, task: bytes, round: int, parent_model: bytes, deadline_ms: int) -> TransactionRecord | None:
-        """Open a round with the current epoch; None when it is already open (whoever opened it)."""
+    def open_round(
+        self, task: bytes, round: int, parent_model: bytes, deadline_ms: int, *, epoch: int | None = None
+    ) -> TransactionRecord | None:
+        """Open a round, pinned to `epoch` (the current one for None); None when it is open (whoever opened it).
+
+        ContractReverted (RoundLedger__EpochNotInForce) before the chain knows the epoch, and a week after it ended.
+        """
         if self.round(task, round) is not None:
             return None
         try:
-            return self._send("RoundLedger", "openRound", task, round, parent_model, deadline_ms)
+            number = self.epoch() if epoch is None else epoch
+            return self._send("RoundLedger", "openRound", task, round, number, parent_model, deadline_ms)
         except ContractReverted:
             if self.round(task, round) is None:
                 raise
@@ -270,8 +326,6 @@ class Ledger(Reader):
             if not self._set_balance(address, wei):
                 self._writer().send(address, b"", wei)
 
-    # --- the chain itself --------------------------------------------------------------------------------------
-
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _send(self, contract: str, function: str, *arguments: Any) -> TransactionRecord:
@@ -291,6 +345,15 @@ class Ledger(Reader):
     def _holds(self, certificate: RoundCertificate) -> bool:
         held = self.round(certificate.task, certificate.round)
         return held is not None and held.certificate == certificate.struct_hash()
+
+    def _installed(self, handover: Handover) -> bool:
+        """LedgerError when another committee has the number of this one."""
+        epoch = handover.certificate.checkpoint.epoch + 1
+        if self.epoch() < epoch:
+            return False
+        if [*map(astuple, self.committee(epoch).members)] != [*map(_values, handover.seats)]:
+            raise LedgerError(f"the chain has another committee of epoch {epoch} than the log")
+        return True
 
     def _permit(self, amount: int, deadline: int) -> bytes:
         signer = self.signer
@@ -321,8 +384,8 @@ class Ledger(Reader):
         return True
 
 
-def _values(certificate: RoundCertificate) -> tuple[Any, ...]:
-    return tuple(getattr(certificate, name) for name in certificate.__struct_fields__)
+def _values(message: Message) -> tuple[Any, ...]:
+    return tuple(getattr(message, name) for name in message.__struct_fields__)
 
 
 def _created_address(sender: bytes, nonce: int) -> bytes:

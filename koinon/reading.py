@@ -92,7 +92,7 @@ class Reader:
         """The replicas of `epoch` (the current one by default), from the event that installed it."""
         number = self.epoch() if epoch is None else epoch
         if number not in self._epochs:
-            _, size, block = self._one("Committee", "epochInfo", number)
+            _, size, block, _ = self._one("Committee", "epochInfo", number)
             installed = (each for each in self.events(block, block) if isinstance(each, EpochInstalled))
             event = next((each for each in installed if each.epoch == number), None)
             if event is None:
@@ -105,6 +105,10 @@ class Reader:
                 number, tuple(CommitteeMember(*each) for each in members), size - (size - 1) // 3
             )
         return self._epochs[number]
+
+    def convicted(self, address: bytes) -> bool:
+        """Whether the replica was proven to equivocate, as a member of any epoch."""
+        return bool(self._one("Committee", "convicted", address))
 
     # --- tasks and rounds ---------------------------------------------------------------------------------------------
 

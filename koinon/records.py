@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
-from .wire import Role, RoundCertificate
+from .wire import Role, RoundCertificate, Vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +184,30 @@ class EpochInstalled(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EpochHandedOver(Event):
+    """`epoch` was installed by a certificate of the one before; `signers` is the bitmap of the signatures' replicas."""
+
+    epoch: int
+    sequence: int
+    state: bytes
+    signers: int
+    signatures: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaConvicted(Event):
+    """`member`, replica `index` of `epoch`, signed two votes for one slot; `signatures` are 64 bytes of each."""
+
+    epoch: int
+    index: int
+    member: bytes
+    reporter: bytes
+    first: Vote
+    second: Vote
+    signatures: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskCreated(Event):
     task: bytes
     submitter: bytes
@@ -292,6 +316,8 @@ EVENTS: Mapping[str, type[Event]] = {
         MemberRegistered,
         MemberRevoked,
         EpochInstalled,
+        EpochHandedOver,
+        ReplicaConvicted,
         TaskCreated,
         TaskStopped,
         TaskClosed,
@@ -308,6 +334,7 @@ EVENTS: Mapping[str, type[Event]] = {
     )
 }
 """Every event of the five contracts by its name in the ABI."""
+PAIR = ("first", "second")
 
 
 def event_from_values(name: str, values: tuple[Any, ...], place: Mapping[str, Any]) -> Event:
@@ -319,6 +346,8 @@ def event_from_values(name: str, values: tuple[Any, ...], place: Mapping[str, An
         arguments["roles"] = Role(arguments["roles"])
     if kind is RoundCommitted:
         arguments["certificate"] = certificate_from_values(arguments["certificate"])
+    if kind is ReplicaConvicted:
+        arguments |= {name: Vote(**dict(zip(Vote.__struct_fields__, arguments[name], strict=True))) for name in PAIR}
     return kind(**place, **arguments)
 
 

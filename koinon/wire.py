@@ -23,6 +23,7 @@ __all__ = [
     "CommittedBatch",
     "Contribution",
     "EpochChange",
+    "Equivocation",
     "Opening", "PartRequest",
     "Phase",
     "Piece",
@@ -122,6 +123,16 @@ class Vote(Typed, frozen=True):
     view: U63
     sequence: U63
     digest: Digest
+
+
+class Equivocation(Message, frozen=True):
+    """Replica `index` of the votes' epoch signed both: believed as far as `koinon.evidence` verifies it."""
+
+    index: U8
+    first: Vote
+    first_signature: Signature
+    second: Vote
+    second_signature: Signature
 
 
 class CommittedBatch(Message, frozen=True):

@@ -122,6 +122,9 @@ interface IRoundLedger is IDomain {
     /// @notice The round, or a later one, is already committed.
     error RoundLedger__AlreadyCommitted(uint32 round, uint32 last);
 
+    /// @notice No committee of this epoch may certify rounds: it was replaced long ago, or not yet appointed.
+    error RoundLedger__EpochNotInForce(uint32 epoch);
+
     /// @notice The certificate is of another epoch than the one pinned when the round was opened.
     error RoundLedger__WrongEpoch(uint32 epoch, uint32 pinned);
 
@@ -147,8 +150,9 @@ interface IRoundLedger is IDomain {
         bytes calldata signature
     ) external;
 
-    /// @notice Open a round and pin the current committee epoch to it. Aggregators only.
-    function openRound(bytes32 task, uint32 round, bytes32 parentModel, uint64 deadline) external;
+    /// @notice Open a round and pin to it the committee epoch that ordered it. Aggregators only.
+    /// @param epoch Must be in force (ICommittee): a round that was certified before a handover can follow it.
+    function openRound(bytes32 task, uint32 round, uint32 epoch, bytes32 parentModel, uint64 deadline) external;
 
     /// @notice Commit a round by its certificate; anybody may hand it in.
     /// @param members The members of the pinned epoch by index.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from eth_abi import encode as abi_encode
 
 from koinon.encoding import keccak, to_hex
-from koinon.signing import Signer, signing_digest
+from koinon.epochs import members_hash
+from koinon.signing import Signer
 from tests.contracts.conftest import Reverts
-from tests.contracts.world import EpochChange, World, key, sealing_keys, urls
+from tests.contracts.world import START_S, World, key, sealing_keys, urls
 
 DIGEST = keccak(b"any digest")
 
@@ -23,10 +23,6 @@ def require(world: World, indices: list[int], **changes: object) -> None:
         "signatures": b"".join(world.replicas[index].sign_digest(DIGEST) for index in indices),
     } | changes
     world.view("Committee", "requireQuorum", *given.values())
-
-
-def members_hash(members: list[bytes]) -> bytes:
-    return keccak(b"".join(member.rjust(32, b"\0") for member in members))
 
 
 @pytest.mark.parametrize(("size", "quorum"), [(1, 1), (3, 3), (4, 3), (5, 4), (6, 5), (7, 5), (10, 7), (31, 21)])
@@ -128,7 +124,7 @@ def test_installation_says_everything_that_a_client_needs(world: World) -> None:
     done = world.send(world.registrar, "Committee", "installEpoch", members, sealing_keys(7), urls(7))
     announced = (1, members_hash(members), tuple(members), tuple(sealing_keys(7)), tuple(urls(7)))
     assert done.events == [("EpochInstalled", announced)]
-    assert world.view("Committee", "epochInfo", 1) == (members_hash(members), 7, 1)
+    assert world.view("Committee", "epochInfo", 1) == (members_hash(members), 7, 1, START_S)
 
 
 def test_only_the_owner_installs_without_a_certificate(world: World, reverts: Reverts) -> None:
@@ -158,43 +154,3 @@ def test_zero_and_duplicate_members_are_refused(world: World, reverts: Reverts) 
         world.send(
             world.registrar, "Committee", "installEpoch", [one, key("two").address, one], sealing_keys(3), urls(3)
         )
-
-
-def hand_over(world: World, members: list[bytes], signers: list[int], epoch: int = 1) -> None:
-    count = len(members)
-    contacts = keccak(abi_encode(["bytes32[]", "string[]"], [sealing_keys(count), urls(count)]))
-    change = EpochChange(epoch=epoch, members=members_hash(members), contacts=contacts)
-    assert epoch != world.view("Committee", "epoch") + 1 or (
-        world.view("Committee", "epochDigest", epoch, members, sealing_keys(count), urls(count))
-        == signing_digest(world.domain, change)
-    )
-    world.send(
-        world.node,
-        "Committee",
-        "installEpochByCertificate",
-        members,
-        sealing_keys(count),
-        urls(count),
-        [replica.address for replica in world.replicas],
-        sum(1 << index for index in signers),
-        world.signatures(change, signers),
-    )
-
-
-def test_committee_hands_over_by_certificate_without_the_owner(world: World) -> None:
-    world.send(world.registrar, "Committee", "renounceOwnership")
-    members = [key(f"next {index}").address for index in range(4)]
-    hand_over(world, members, [0, 2, 3])
-    assert world.view("Committee", "epochInfo", 1)[0] == members_hash(members)
-
-
-def test_minority_cannot_hand_over(world: World, reverts: Reverts) -> None:
-    with reverts("Committee__NoQuorum", 2, 3):
-        hand_over(world, [key("next").address], [0, 1])
-
-
-def test_hand_over_to_an_epoch_already_reached_is_refused(world: World, reverts: Reverts) -> None:
-    members = [replica.address for replica in world.replicas]
-    hand_over(world, members, [0, 1, 2])
-    with reverts("Committee__BadSignature"):
-        hand_over(world, members, [0, 1, 2], epoch=1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from koinon.encoding import keccak
-from koinon.wire import Role
+from koinon.wire import Role, Vote
 from tests.contracts.world import INITIAL, SPEC, TASK, World, key
 
 SNAPSHOT = Path(__file__).with_name("gas.json")
@@ -34,6 +34,9 @@ def measure() -> dict[str, int]:
         world.open_round(3, later.model)
         update = world.send(world.node, "RoundLedger", "submitUpdate", TASK, 3, keccak(b"update"), 600)
         figures["submitUpdate"] = update.gas
+        votes = [Vote(phase=3, epoch=0, view=0, sequence=9, digest=keccak(each)) for each in (b"one", b"other")]
+        figures[f"reportEquivocation, n={replicas}"] = world.report(1, *votes).gas
+        figures[f"installEpochByCertificate, n={replicas}"] = world.hand_over(world.replicas).gas
     return figures
 
 

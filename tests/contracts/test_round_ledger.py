@@ -135,7 +135,7 @@ def test_opened_round_pins_the_epoch(world: World) -> None:
 def test_only_aggregators_open_rounds(world: World, reverts: Reverts) -> None:
     world.create_task()
     with reverts("RoundLedger__MissingRole", to_hex(world.node.address), int(Role.AGGREGATOR)):
-        world.send(world.node, "RoundLedger", "openRound", TASK, 1, INITIAL, 1)
+        world.send(world.node, "RoundLedger", "openRound", TASK, 1, 0, INITIAL, 1)
 
 
 def test_round_of_no_task_is_refused(world: World, reverts: Reverts) -> None:
@@ -241,7 +241,7 @@ def test_round_belongs_to_the_epoch_in_which_it_was_opened(opened: World, revert
         opened.registrar, "Committee", "installEpoch", [key("next").address], [b"\x01" * 32], ["https://next.example"]
     )
     opened.commit(opened.certificate())
-    opened.open_round(2, MODEL_1)
+    opened.open_round(2, MODEL_1, epoch=1)
     later = opened.certificate(round=2, parent_model=MODEL_1, model=MODEL_2)
     with reverts("RoundLedger__WrongEpoch", 0, 1):
         opened.commit(later)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from koinon.encoding import to_hex
+from koinon.epochs import Seat, epoch_change
 from koinon.signing import Domain, Typed, signing_digest
 from koinon.wire import Admission, Checkpoint, EpochChange, Revocation, RoundCertificate, Vote
 from tests.contracts.world import World, fields
@@ -59,6 +60,7 @@ VIEWS = {
     Admission: ("MemberRegistry", "admissionDigest"),
     Revocation: ("MemberRegistry", "revocationDigest"),
     RoundCertificate: ("RoundLedger", "certificateDigest"),
+    Vote: ("Committee", "voteDigest"),
 }
 
 
@@ -92,6 +94,22 @@ def test_digest_equals_that_of_eth_account(kind: type[Typed], data: st.DataObjec
 def test_digest_equals_that_of_the_contract(kind: type[Typed], data: st.DataObject) -> None:
     message = data.draw(MESSAGES[kind])
     assert WORLD.view(*VIEWS[kind], fields(message)) == signing_digest(WORLD.domain, message)
+
+
+@settings(max_examples=40, deadline=None)
+@given(message=MESSAGES[Checkpoint])
+def test_checkpoint_digest_equals_that_of_the_contract(message: Checkpoint) -> None:
+    assert WORLD.view("Committee", "checkpointDigest", *fields(message)) == signing_digest(WORLD.domain, message)
+
+
+SEATS = st.lists(st.builds(Seat, address=address, sealing_key=word32, url=st.text(max_size=256)), max_size=31)
+
+
+@settings(max_examples=60, deadline=None)
+@given(epoch=unsigned(32), seats=SEATS)
+def test_epoch_change_hash_equals_that_of_the_contract(epoch: int, seats: list[Seat]) -> None:
+    columns = [[getattr(seat, name) for seat in seats] for name in Seat.__struct_fields__]
+    assert WORLD.view("Committee", "epochChange", epoch, *columns) == epoch_change(epoch, seats).struct_hash()
 
 
 def test_domain_separator_equals_that_of_the_contract() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,12 @@ from pyrevm import EVM, BlockEnv, CfgEnv, Env
 
 from koinon.abi import Interface, decode_revert
 from koinon.artifacts import CONTRACTS, artifact
-from koinon.encoding import from_hex, keccak, to_hex
+from koinon.encoding import Message, from_hex, keccak, to_hex
+from koinon.epochs import Seat, epoch_change
 from koinon.errors import ContractReverted
 from koinon.ledger import _created_address
 from koinon.signing import Domain, Signer, Typed, signing_digest
-from koinon.wire import Admission, Revocation, Role, RoundCertificate
+from koinon.wire import Admission, Checkpoint, Revocation, Role, RoundCertificate, Vote
 
 CHAIN_ID = 31_415
 SUPPLY = 1_000_000
@@ -24,16 +26,6 @@ INTERFACES = {name: Interface(artifact(name).abi) for name in CONTRACTS}
 
 
 _REVERT = re.compile(r"Revert \{.*output: (0x[0-9a-f]*)")
-
-
-class EpochChange(Typed, frozen=True):
-    """What a committee signs to hand over to the next (contracts/Committee.sol)."""
-
-    TYPE = "EpochChange(uint32 epoch,bytes32 members,bytes32 contacts)"
-
-    epoch: int
-    members: bytes
-    contacts: bytes
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,7 @@ def task_of(submitter: Signer, spec: bytes) -> bytes:
     return keccak(submitter.address.rjust(32, b"\0") + spec)
 
 
-SPEC, INITIAL = keccak(b"spec"), keccak(b"initial")
+SPEC, INITIAL, STATE = keccak(b"spec"), keccak(b"initial"), keccak(b"state")
 TASK = task_of(key("user"), SPEC)
 
 
@@ -158,8 +150,8 @@ class World:
         self.send(self.user, "CreditToken", "approve", self.addresses["Rewards"], budget)
         return self.send(self.user, "RoundLedger", "createTask", task, SPEC, INITIAL, budget)
 
-    def open_round(self, number: int = 1, parent: bytes = INITIAL, task: bytes = TASK) -> Done:
-        return self.send(self.aggregator, "RoundLedger", "openRound", task, number, parent, 123_456)
+    def open_round(self, number: int = 1, parent: bytes = INITIAL, task: bytes = TASK, epoch: int = 0) -> Done:
+        return self.send(self.aggregator, "RoundLedger", "openRound", task, number, epoch, parent, 123_456)
 
     def certificate(self, **changes: Any) -> RoundCertificate:
         values: dict[str, Any] = {
@@ -191,7 +183,55 @@ class World:
         signatures = changes.get("signatures", self.signatures(certificate, signers))
         return self.send(self.node, "RoundLedger", "commitRound", fields(certificate), members, bitmap, signatures)
 
+    def hand_over(
+        self, following: Sequence[Signer], current: Sequence[Signer] | None = None, *, epoch: int = 1, **changes: Any
+    ) -> Done:
+        """Install `epoch` by the first quorum of `current`; `changes` replace what is signed or handed in."""
+        members = self.replicas if current is None else current
+        given = {"seats": seats(following), "sequence": 64, "state": STATE, "bitmap": (1 << quorum(len(members))) - 1}
+        given |= {"members": [each.address for each in members], "signed": checkpoint(epoch, following)} | changes
+        digest = signing_digest(self.domain, given["signed"])
+        signatures = b"".join(each.sign_digest(digest) for i, each in enumerate(members) if given["bitmap"] >> i & 1)
+        columns = [list(column) for column in zip(*map(fields, given["seats"]), strict=True)] or [[], [], []]
+        proof = (given["sequence"], given["state"], given["members"], given["bitmap"], signatures)
+        return self.send(self.node, "Committee", "installEpochByCertificate", *columns, proof)
 
-def fields(message: Typed) -> tuple[Any, ...]:
+    def report(self, culprit: int, first: Vote, second: Vote, **changes: Any) -> Done:
+        """Hand in both votes, signed by `culprit`; `changes` replace epoch, members, index or signatures."""
+        key = self.replicas[culprit]
+        given = {"epoch": 0, "members": [each.address for each in self.replicas], "index": culprit}
+        given["signatures"] = key.sign(self.domain, first) + key.sign(self.domain, second)
+        given |= changes
+        return self.send(
+            self.node,
+            "Committee",
+            "reportEquivocation",
+            given["epoch"],
+            given["members"],
+            given["index"],
+            fields(first),
+            fields(second),
+            given["signatures"],
+        )
+
+
+def quorum(size: int) -> int:
+    return size - (size - 1) // 3
+
+
+def seats(members: Sequence[Signer]) -> list[Seat]:
+    return [
+        Seat(address=member.address, sealing_key=sealing, url=url)
+        for member, sealing, url in zip(members, sealing_keys(len(members)), urls(len(members)), strict=True)
+    ]
+
+
+def checkpoint(epoch: int, following: Sequence[Signer]) -> Checkpoint:
+    """The last checkpoint of the epoch before `epoch`, of which `following` are the committee."""
+    following_hash = epoch_change(epoch, seats(following)).struct_hash()
+    return Checkpoint(epoch=epoch - 1, sequence=64, state=STATE, next=following_hash)
+
+
+def fields(message: Message) -> tuple[Any, ...]:
     """A message's values in order: the tuple that its Solidity struct takes."""
     return tuple(getattr(message, name) for name in message.__struct_fields__)

@@ -57,6 +57,13 @@ MESSAGES: list[Message] = [
     wire.Request(number=9, operation=b"operation"),
     wire.Reply(view=1, client=_a("node"), number=9, result=b"result"),
     BATCH,
+    wire.Equivocation(
+        index=1,
+        first=wire.Vote(phase=3, epoch=2, view=1, sequence=12, digest=_d("batch")),
+        first_signature=SIGNATURE,
+        second=wire.Vote(phase=3, epoch=2, view=1, sequence=12, digest=_d("other")),
+        second_signature=SIGNATURE,
+    ),
     wire.Vote(phase=3, epoch=2, view=1, sequence=12, digest=_d("batch")),
     wire.CommittedBatch(epoch=2, view=1, sequence=12, batch=BATCH, signatures=(SIGNATURE,)),
     CHECKPOINT,

@@ -94,7 +94,7 @@ def late_committer(world: World, source: int, target: int, message: Word) -> Sai
 @behaviour
 def slow_primary(world: World, source: int, target: int, message: Word) -> Said:
     """As primary, orders everything at four fifths of the timeout: too slow for clients, too fast to be replaced."""
-    if isinstance(message, PrePrepare) and world.committee.primary(message.view) == source:
+    if isinstance(message, PrePrepare) and world.epochs.leads(source, message.view):
         world.transmit(source, target, message, later_ms=world.settings.view_timeout_ms * 4 // 5)
         return []
     return [(target, message)]
@@ -237,7 +237,7 @@ def forger(world: World, source: int, target: int, message: Word) -> Said:
 @behaviour
 def usurper(world: World, source: int, target: int, message: Word) -> Said:
     """Forges new views: proposes what does not follow, counts one change twice, or leaves the proofs out."""
-    if not isinstance(message, SignedNewView) or message.message.view % world.n != source:
+    if not isinstance(message, SignedNewView) or not world.epochs.leads(source, message.message.view):
         return [(target, message)]
     honest = message.message
     changes = honest.view_changes

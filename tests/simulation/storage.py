@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 
 from koinon.encoding import ZERO_DIGEST, decode, encode, keccak
-from koinon.epochs import Seat, epoch_change
+from koinon.epochs import Handover, Seat, epoch_change
 from koinon.errors import UnknownSigner
 from koinon.wire import CommittedBatch
 from pbft.messages import CheckpointCertificate, Record
@@ -71,6 +71,7 @@ class Disk:
     archive_synced: int = 0
     certificate: CheckpointCertificate | None = None
     snapshot: bytes | None = None
+    handovers: list[Handover] = field(default_factory=list)
 
     def sync(self) -> None:
         self.journal += self.unsynced

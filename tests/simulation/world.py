@@ -11,18 +11,17 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
 
-from koinon.encoding import encode, keccak
+from koinon.encoding import encode
 from koinon.errors import InvariantBroken
-from koinon.signing import Domain, Signer, authenticate, seal
+from koinon.signing import authenticate, seal
 from koinon.wire import Reply, Request
 from pbft.events import (
-    ALL,
     CatchUp,
     ClientRequest,
     Committed,
     Effect,
+    EpochEnded,
     Event,
     Evidence,
     Misbehaved,
@@ -38,14 +37,18 @@ from pbft.events import (
     Tick,
 )
 from pbft.messages import GENESIS, PeerMessage, SignedNewView
-from pbft.quorum import Committee
 from pbft.replica import Replica
 
 from .checkers import Checkers
+from .members import DOMAIN, Epochs, committee, signer
 from .storage import Disk, Ledger
 
+__all__ = [
+    "CLIENT", "DOMAIN", "SMALL", "START_MS", "Interceptor", "Ledger", "Network", "Said", "Word", "World",
+    "committee", "signer",
+]  # fmt: skip
+
 START_MS = 1_700_000_000_000
-DOMAIN = Domain(chain_id=31337, contract=b"\x11" * 20)
 SMALL = Settings(
     checkpoint_interval=4,
     window=12,
@@ -56,24 +59,6 @@ SMALL = Settings(
     view_timeout_ms=1_000,
     view_timeout_ms_max=8_000,
 )
-
-
-class Key(Signer):
-    """Signing is deterministic, and scenarios repeat themselves: sign each digest once."""
-
-    @lru_cache(maxsize=1 << 14)  # noqa: B019 - keys live as long as the process
-    def sign_digest(self, digest: bytes) -> bytes:
-        return super().sign_digest(digest)
-
-
-@cache
-def signer(role: str, index: int) -> Signer:
-    """A fixed key for each party, so that every run of a seed is the same."""
-    return Key(keccak(f"{role} {index}".encode()))
-
-
-def committee(n: int) -> Committee:
-    return Committee(tuple(signer("replica", index).address for index in range(n)))
 
 
 @dataclass
@@ -98,15 +83,24 @@ class World:
     """A committee of `n`, its disks, its network, its clients; `run_until` lets virtual time pass."""
 
     def __init__(
-        self, n: int, seed: int, *, settings: Settings = SMALL, check: bool = True, twins: tuple[int, ...] = ()
+        self,
+        n: int,
+        seed: int,
+        *,
+        settings: Settings = SMALL,
+        check: bool = True,
+        twins: tuple[int, ...] = (),
+        spares: int = 0,
     ) -> None:
+        """`twins` run twice; `spares` more replicas have no seat at first."""
         self.n = n
-        self.identities = (*range(n), *twins)
+        self.identities = (*range(n + spares), *twins)
         self.instances = len(self.identities)
         self.seed = seed
         self.random = random.Random(seed)
         self.settings = settings
         self.committee = committee(n)
+        self.epochs = Epochs(self)
         self.now_ms = START_MS
         self.network = Network()
         self.disks = [Disk() for _ in self.identities]
@@ -151,12 +145,11 @@ class World:
             self.forgetful.add(index)
             self.injected["wiped disk"] += 1
         disk = self.disks[index]
-        application = Ledger()
-        identity = self.identities[index]
-        key = signer("replica", identity)
-        replica = Replica(identity, {0: self.committee}, 0, DOMAIN, key, application, self.settings)
-        self.replicas[index] = replica
         self._incarnation[index] += 1
+        self._schedule(self.random.randint(0, 40), index, Tick(0))
+        self.replicas[index] = replica = self.epochs.replica(index)
+        if replica is None:  # it has no seat in the epoch that it knows
+            return
         first = disk.certificate.checkpoint.sequence + 1 if disk.certificate else 1
         entries = disk.read(first, limit=10_000)
         self.perform(
@@ -167,13 +160,13 @@ class World:
                 )
             ),
         )
-        self._schedule(self.random.randint(0, 40), index, Tick(0))
 
     def crash(self, index: int) -> None:
         """kill -9: memory and what was not synced are gone."""
         if self.replicas[index] is not None:
             self.injected["crash"] += 1
         self.replicas[index] = None
+        self.epochs.standby.discard(index)
         self.disks[index].crash(self.random)
 
     def live(self) -> list[Replica]:
@@ -233,10 +226,21 @@ class World:
         """The address of whoever sealed a request."""
         return authenticate(Request, data, DOMAIN).sender
 
+    def believed(self, key: tuple[bytes, int]) -> set[bytes]:
+        """The results that f+1 members of one committee gave."""
+        replies = self.replies.get(key, {})
+        return {
+            result
+            for committee in self.epochs.committees
+            for result, count in Counter(
+                said for identity, said in replies.items() if signer("replica", identity).address in committee.members
+            ).items()
+            if count >= committee.weak
+        }
+
     def answered(self, key: tuple[bytes, int]) -> bool:
         """f+1 replicas gave the same result."""
-        results = list(self.replies.get(key, {}).values())
-        return any(results.count(result) >= self.committee.weak for result in results)
+        return bool(self.believed(key))
 
     # --- time
 
@@ -266,7 +270,13 @@ class World:
     def _step(self, index: int, incarnation: int, event: Event) -> None:
         replica = self.replicas[index]
         same = incarnation == self._incarnation[index]
-        if replica is None or (isinstance(event, Tick) and not same):
+        if isinstance(event, Tick) and not same:
+            return
+        if isinstance(event, Tick) and self.epochs.poll(index):  # it restarted
+            return
+        if replica is None:
+            if index in self.epochs.standby and isinstance(event, Tick):
+                self._schedule(self.settings.tick_ms, index, event)
             return
         frozen_ms = self.frozen_until_ms.get(index, 0) - self.now_ms
         if frozen_ms > 0:
@@ -277,7 +287,7 @@ class World:
         self.steps += 1
         before = replica.executed
         try:
-            effects = replica.step(_at(event, self.now_ms + self.skew_ms[index]))
+            effects = replica.step(_at(event, self.now_ms + self.skew_ms[index], self.epochs.seat(index, event)))
         except InvariantBroken:
             if index not in self.byzantine:
                 raise
@@ -304,12 +314,11 @@ class World:
                     disk.sync()
                     if self.checkers is not None:
                         self.checkers.said(index, message)
-                    for target, identity in enumerate(self.identities):
-                        if identity != self.identities[index] if to == ALL else identity == to:
-                            self._send(index, target, message)
+                    for target in self.epochs.targets(index, to):
+                        self._send(index, target, message)
                 case Respond(client, number, data):
                     reply = authenticate(Reply, data, DOMAIN)
-                    assert reply.sender == self.committee.members[self.identities[index]]
+                    assert reply.sender == signer("replica", self.identities[index]).address
                     for _, said in self._says(index, CLIENT, reply.message):
                         assert isinstance(said, Reply)
                         self.replies.setdefault((client, said.number), {})[self.identities[index]] = said.result
@@ -328,6 +337,8 @@ class World:
                     self.happened["checkpoints"] += 1
                     if self.checkers is not None:
                         self.checkers.stable(index, effect)
+                case EpochEnded(certificate):
+                    self.epochs.ended(index, certificate)
                 case NeedState(from_sequence, _):
                     self._fetch_state(index, from_sequence)
                 case Evidence():
@@ -379,7 +390,8 @@ class World:
         peer = self.random.choice([other for other in range(self.instances) if other != index] or [index])
         if (peer, index) in self.network.cut or (index, peer) in self.network.cut:
             return
-        if self.replicas[peer] is None or self.random.random() < self.network.drop:
+        up = self.replicas[peer] is not None or peer in self.epochs.standby
+        if not up or self.random.random() < self.network.drop:
             return
         disk, sender = self.disks[peer], self.identities[peer]
         entries = disk.read(first)
@@ -392,14 +404,14 @@ class World:
             self._schedule(self.random.randint(1, 2 * self.network.delay_ms_max), index, said)
 
 
-def _at(event: Event, now_ms: int) -> Event:
-    """The event with the clock of its delivery."""
+def _at(event: Event, now_ms: int, sender: int) -> Event:
+    """The event with the clock of its delivery, and its sender's place in the receiver's committee."""
     match event:
-        case Received(_, sender, data):
+        case Received(_, _, data):
             return Received(now_ms, sender, data)
         case ClientRequest(_, data):
             return ClientRequest(now_ms, data)
-        case CatchUp(_, sender, entries, certificate, snapshot):
+        case CatchUp(_, _, entries, certificate, snapshot):
             return CatchUp(now_ms, sender, entries, certificate, snapshot)
         case _:
             return Tick(now_ms)

@@ -28,6 +28,7 @@
     ├── PrivacyError           a protected update cannot be made, checked or opened
     │   ├── OutOfRange         NaN, infinity, or more than the mode can carry
     │   ├── BadPiece           a piece that contradicts its commitment; names the client
+    │   │   └── InvalidProof   an update whose norm is not proved to be within the task's bound; names the client
     │   └── CannotOpen         too few agreeing contributions; names the dissenters
     ├── TrainingError          the user's model code failed or answered with the wrong shape
     ├── AuditFailure           the first lie that the audit found
@@ -178,6 +179,10 @@ class OutOfRange(PrivacyError):
 
 class BadPiece(PrivacyError):
     code = "bad-piece"
+
+
+class InvalidProof(BadPiece):
+    code = "invalid-proof"
 
 
 class CannotOpen(PrivacyError):

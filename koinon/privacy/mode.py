@@ -32,8 +32,9 @@ Values = NDArray[np.int64]
 class Setting:
     """What binds a protected update: the round it is for and the committee that keeps it.
 
-    `cohort` is the most updates that may be summed. `public_key` and `key_share` are the mode's own bytes
-    (empty where it has none); only a replica holds a share. Secrets stay out of every repr.
+    `cohort` is the most updates that may be summed. `norm` bounds the L2 norm of an update in its own integer units
+    where the mode has a proof of it (mode `shares`; 0: nothing is proved). `public_key` and `key_share` are the
+    mode's own bytes (empty where it has none); only a replica holds a share. Secrets stay out of every repr.
     """
 
     task: bytes
@@ -42,6 +43,7 @@ class Setting:
     dimension: int
     bits: int
     cohort: int
+    norm: int = 0
     public_key: bytes = field(default=b"", repr=False)
     key_share: bytes = field(default=b"", repr=False)
 

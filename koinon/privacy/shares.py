@@ -13,7 +13,11 @@ for one update only.
     sum           sum of all c plus all components, read as a signed 32-bit number
 
 Each component has 2f+1 holders, so f+1 equal digests decide it and liars are named. The committee size is
-bounded by C(n, f) <= 120 seeds. Nothing here bounds what a node shares: a liar may share any vector of the ring.
+bounded by C(n, f) <= 120 seeds.
+
+With a bound on the norm (`Setting.norm`, the default of tasks) the node also proves that its update keeps it
+(koinon.privacy.validation): c becomes a vector of longer integers whose low words are as above (less the bound), and
+the public part ends with the proof. A replica checks it with the piece, so that 2f+1 receipts say that it holds.
 """
 
 from __future__ import annotations
@@ -27,11 +31,12 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from koinon.encoding import encode, keccak
-from koinon.errors import BadPiece, CannotOpen, ConfigError, OutOfRange
+from koinon.errors import BadPiece, CannotOpen, ConfigError, InvalidProof, OutOfRange
 
 from .agreement import decide, require_cohort, require_cohort_opens, require_no_witness
 from .fixed_point import require_in_range
 from .mode import Digests, Entropy, Held, Opened, Protected, Setting, Values
+from .validation import Bound, Verifier, fill_up, mask_vector, prove
 
 SEED_BYTES = 32
 COMMITMENT_BYTES = 32
@@ -54,15 +59,34 @@ class Shares:
         _require_sum_fits(setting)
         require_in_range(values, dimension=setting.dimension, bits=setting.bits)
         seeds = [entropy(SEED_BYTES) for _ in subsets(setting)]
-        masked = values.astype("<u4")
-        for seed in seeds:
-            _mask(masked, seed, np.subtract)
-        commitments = (_commitment(setting, node, number, seed) for number, seed in enumerate(seeds))
-        public = masked.tobytes() + b"".join(commitments)
+        commitments = b"".join(_commitment(setting, node, number, seed) for number, seed in enumerate(seeds))
+        if setting.norm:
+            bound = _bound(setting)
+            filled = fill_up(bound, values)
+            public = mask_vector(bound, filled, seeds) + commitments
+            public += prove(bound, _context(setting, node), public, filled, seeds)
+        else:
+            masked = values.astype("<u4")
+            for seed in seeds:
+                _mask(masked, seed, np.subtract)
+            public = masked.tobytes() + commitments
         pieces = (_pack({number: seeds[number] for number in held_by(setting, i)}) for i in range(setting.replicas))
         return Protected(public, tuple(pieces))
 
     def check(self, setting: Setting, node: bytes, public: bytes, replica: int, piece: bytes) -> None:
+        seeds = self._checked_seeds(setting, node, public, replica, piece)
+        if setting.norm:
+            try:
+                verifier = _verifier(setting, node, public)
+                verifier.require_public()
+                for number, seed in seeds.items():
+                    verifier.require_component(number, seed)
+            except InvalidProof as error:
+                raise InvalidProof(f"the update of node 0x{node.hex()}: {error.message}") from None
+
+    @staticmethod
+    def _checked_seeds(setting: Setting, node: bytes, public: bytes, replica: int, piece: bytes) -> dict[int, bytes]:
+        """All seeds that `replica` holds, each as committed; BadPiece otherwise."""
         commitments = _commitments(setting, node, public)
         seeds = _seeds(node, piece)
         expected = held_by(setting, replica)
@@ -73,6 +97,7 @@ class Shares:
         for number, seed in seeds.items():
             if _commitment(setting, node, number, seed) != commitments[number]:
                 raise BadPiece(f"seed {number} of node 0x{node.hex()} contradicts its commitment")
+        return seeds
 
     def share_with(self, setting: Setting, piece: bytes, replica: int) -> bytes:
         """The seeds of this piece that `replica` holds too."""
@@ -100,9 +125,7 @@ class Shares:
     def combine(self, setting: Setting, replica: int, updates: Sequence[Held]) -> dict[int, bytes]:
         require_cohort(setting, updates)
         _require_sum_fits(setting)
-        for held in updates:
-            self.check(setting, held.node, held.public, replica, held.piece)
-        pieces = [_seeds(held.node, held.piece) for held in updates]
+        pieces = [self._checked_seeds(setting, each.node, each.public, replica, each.piece) for each in updates]
         total = np.empty(setting.dimension, dtype="<u4")
         sums: dict[int, bytes] = {}
         for number in held_by(setting, replica):
@@ -127,6 +150,7 @@ class Shares:
                     f"the public part of node 0x{node.hex()} has {len(public)} bytes, not {public_bytes(setting)}"
                 )
             total += np.frombuffer(public, dtype="<u4", count=setting.dimension)
+            total += np.uint32(setting.norm)  # a validated vector is less by the bound
         dissenters = _impostors(setting, digests)
         for number, subset in enumerate(subsets(setting)):
             holders = [i for i in range(setting.replicas) if i not in subset]
@@ -144,6 +168,11 @@ class Shares:
         witness: bytes,
     ) -> Values:
         require_no_witness(witness)
+        for node, public in publics.items() if setting.norm else ():
+            try:
+                _verifier(setting, node, public).require_public()
+            except BadPiece as error:
+                raise CannotOpen(f"the accepted update of node 0x{node.hex()}: {error.message}") from error
         return self.open(setting, publics, digests, components).values
 
 
@@ -159,7 +188,30 @@ def held_by(setting: Setting, replica: int) -> tuple[int, ...]:
 
 def public_bytes(setting: Setting) -> int:
     """The exact size of a public part."""
-    return 4 * setting.dimension + COMMITMENT_BYTES * len(subsets(setting))
+    proof = _bound(setting).proof_bytes if setting.norm else 0
+    return _committed_bytes(setting) + proof
+
+
+def _committed_bytes(setting: Setting) -> int:
+    vector = _bound(setting).vector_bytes if setting.norm else 4 * setting.dimension
+    return vector + COMMITMENT_BYTES * len(subsets(setting))
+
+
+def _bound(setting: Setting) -> Bound:
+    """The parameters of the proof; ConfigError when there is no sound one."""
+    return Bound.of(setting.dimension, setting.norm, len(subsets(setting)))
+
+
+def _context(setting: Setting, node: bytes) -> bytes:
+    place = (setting.task, setting.round, node)
+    return encode(("koinon/shares/norm", *place, setting.replicas, setting.dimension, setting.norm))
+
+
+def _verifier(setting: Setting, node: bytes, public: bytes) -> Verifier:
+    if len(public) != public_bytes(setting):
+        raise InvalidProof(f"a public part of {len(public)} bytes instead of {public_bytes(setting)}")
+    committed = _committed_bytes(setting)
+    return Verifier(_bound(setting), _context(setting, node), public[:committed], public[committed:])
 
 
 @cache
@@ -181,6 +233,11 @@ def _held_by(replicas: int, faulty: int, replica: int) -> tuple[int, ...]:
 
 
 def _require_sum_fits(setting: Setting) -> None:
+    if setting.norm * setting.cohort >= 2 ** (RING_BITS - 1):
+        raise OutOfRange(
+            f"the sum of {setting.cohort} updates of norm {setting.norm} does not fit into {RING_BITS} bits",
+            hint="lower the task's norm_bound or its largest cohort",
+        )
     growth = (setting.cohort - 1).bit_length()
     if setting.bits + growth > RING_BITS:
         raise OutOfRange(
@@ -212,8 +269,9 @@ def _commitments(setting: Setting, node: bytes, public: bytes) -> list[bytes]:
         raise BadPiece(
             f"the public part of node 0x{node.hex()} has {len(public)} bytes instead of {public_bytes(setting)}"
         )
-    start = 4 * setting.dimension
-    return [public[i : i + COMMITMENT_BYTES] for i in range(start, len(public), COMMITMENT_BYTES)]
+    end = _committed_bytes(setting)
+    start = end - COMMITMENT_BYTES * len(subsets(setting))
+    return [public[i : i + COMMITMENT_BYTES] for i in range(start, end, COMMITMENT_BYTES)]
 
 
 def _pack(seeds: Mapping[int, bytes]) -> bytes:

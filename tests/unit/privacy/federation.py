@@ -63,6 +63,7 @@ class Federation:
     bits: int = 16
     cohort: int = 16
     seed: str = "round"
+    norm: int = 0
     protected: dict[bytes, Protected] = field(init=False)
     digests: dict[int, dict[int, bytes]] = field(init=False)
     components: dict[bytes, bytes] = field(init=False)
@@ -80,6 +81,7 @@ class Federation:
             dimension=len(self.updates[0]),
             bits=self.bits,
             cohort=self.cohort,
+            norm=self.norm,
             public_key=public_key,
         )
         entropy = seeded(self.seed)

@@ -1,0 +1,118 @@
+"""The parameters of a norm proof, derived from the task and the committee, and why some are refused.
+
+Derivations: docs/validation.md, sections 3 to 5. In short: a committed coordinate is an integer of at most 8 W bits
+whatever the node does, W the bytes of a masked coordinate; so sums of squares stay below the prime of the proofs and
+an equation in the field is one between integers. Honest coordinates are hidden by masks of k bits, k < 8 W, which
+is statistical: the masks are as long as HIDING_BITS asks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from math import isqrt, log2
+
+from koinon.errors import ConfigError
+
+from .field import ELEMENT_BYTES, ROWS_MAX, P
+
+NORM_MAX = 2**26
+"""The prover's float64 sums of squares stay exact: NORM_MAX^2 < 2^53."""
+HIDING_BITS = 40
+"""The view of a coalition is within 2^-HIDING_BITS of one that does not depend on the update."""
+SOUNDNESS_BITS = 128
+"""One try of a cheat succeeds with probability 2^-SOUNDNESS_BITS at most (the tasks' values are beyond 2^-160)."""
+SLACK = 4
+"""Coordinates that fill the square of the norm up to the bound (four squares)."""
+WIDTHS = (8, 9, 10)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """||x|| <= norm for x int[dimension], hidden by `masks` masks. Build it with `Bound.of`.
+
+    The coordinates (x, then the slack) fill a matrix of `rows` x `columns` row by row. `width` is W, the bytes of a
+    masked coordinate, and `mask_bits` k.
+    """
+
+    dimension: int
+    norm: int
+    masks: int
+    rows: int
+    columns: int
+    width: int
+    mask_bits: int
+
+    @staticmethod
+    def of(dimension: int, norm: int, masks: int) -> Bound:
+        """ConfigError, with the reason, when no sound and hiding proof of this bound is offered."""
+        return _of(dimension, norm, masks)
+
+    @property
+    def coordinates(self) -> int:
+        return self.dimension + SLACK
+
+    @property
+    def coefficients(self) -> int:
+        """How many coefficients of the proof's polynomial are sent: of t^-(rows+1) to t^rows, without t^0."""
+        return 2 * self.rows + 1
+
+    @property
+    def answers(self) -> int:
+        """How many linear answers the proof publishes: two polynomials of each column at one point."""
+        return 2 * self.columns
+
+    @property
+    def vector_bytes(self) -> int:
+        return self.width * self.coordinates
+
+    @property
+    def proof_bytes(self) -> int:
+        return ELEMENT_BYTES * (self.coefficients + self.answers + self.masks)
+
+    @property
+    def hidden_elements(self) -> int:
+        """Field elements that a mask's stream goes on with: blinds of the answers, shares of the coefficients."""
+        return self.answers + self.coefficients
+
+    @property
+    def soundness_bits(self) -> float:
+        """-log2 of the probability that one try of a cheat succeeds (docs/validation.md, section 4)."""
+        return log2(P - 1) - log2(self.coefficients + self.answers)
+
+    @property
+    def hiding_bits(self) -> float:
+        """-log2 of the statistical distance of the masked vectors of two updates (docs/validation.md, section 5)."""
+        return self.mask_bits - log2(self.norm) - log2(self.coordinates) / 2
+
+
+@cache
+def _of(dimension: int, norm: int, masks: int) -> Bound:
+    if not 1 <= norm <= NORM_MAX:
+        raise ConfigError(
+            f"a norm bound of {norm} units of the quantiser cannot be proved: it must lie in 1..{NORM_MAX}",
+            hint="lower the task's norm_bound or its bits, or raise its clip",
+        )
+    coordinates = dimension + SLACK
+    rows = min(ROWS_MAX, isqrt(coordinates))
+    columns = -(-coordinates // rows)
+    rows = -(-coordinates // columns)
+    for width in WIDTHS:
+        mask_bits = ((2 ** (8 * width) - 2 * norm) // masks).bit_length() - 1
+        bound = Bound(dimension, norm, masks, rows, columns, width, mask_bits)
+        if bound.hiding_bits >= HIDING_BITS:
+            break
+    else:
+        raise ConfigError(
+            f"masks of {mask_bits} bits hide {dimension} values of norm {norm} with 2^-{bound.hiding_bits:.0f} only, "
+            f"not 2^-{HIDING_BITS}",
+            hint="lower the task's norm_bound or its bits",
+        )
+    if coordinates * 2 ** (16 * bound.width) + norm**2 >= P:
+        raise ConfigError(
+            f"sums of {coordinates} squares of {8 * bound.width}-bit values wrap around the prime of the proof",
+            hint="use a smaller model or a lower norm_bound",
+        )
+    if bound.soundness_bits < SOUNDNESS_BITS:
+        raise ConfigError(f"a proof over {dimension} values errs with 2^-{bound.soundness_bits:.0f}")
+    return bound

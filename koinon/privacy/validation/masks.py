@@ -1,0 +1,90 @@
+"""Masks and masked vectors: integers of up to 80 bits, kept as planes of 32, 32 and 0, 8 or 16 bits.
+
+A mask is the AES-256-CTR keystream of a seed at nonce zero: all low words, all middle words, all top words (cut to
+`mask_bits` together), then the field elements that blind the proof. The low words come first and are the mask of
+the update modulo 2^32, which is all that the round's sum needs.
+
+The masked vector is (y - norm - sum of masks) mod 2^(8 width), which is the negative integer it stands for plus
+2^(8 width): every masked vector that fits the format stands for integers of at most 8 width bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+
+from .bounds import Bound
+from .field import ELEMENT_BYTES, Plane, elements
+
+Words = NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Unsigned integers by their bits: uint32[d] low and middle words, and the bytes above (uint8, uint16 or none)."""
+
+    low: Words
+    middle: Words
+    top: NDArray[np.uint8] | NDArray[np.uint16] | None
+
+    @classmethod
+    def parse(cls, bound: Bound, data: bytes | memoryview) -> Planes:
+        """From the first `vector_bytes` of `data`; no copies."""
+        count = bound.coordinates
+        low = np.frombuffer(data, dtype="<u4", count=count)
+        middle = np.frombuffer(data, dtype="<u4", count=count, offset=4 * count)
+        over = bound.width - 8
+        top = np.frombuffer(data, dtype=f"<u{over}", count=count, offset=8 * count) if over else None
+        return cls(low, middle, top)
+
+    def for_contraction(self) -> list[Plane]:
+        planes = [Plane(self.low.view("<u2"), 0, 2), Plane(self.middle.view("<u2"), 4, 2)]
+        return planes if self.top is None else [*planes, Plane(self.top, 8, 1)]
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One mask: its integers, and its parts of the blinds (of the answers) and of the proof's coefficients."""
+
+    planes: Planes
+    blinds: list[int]
+    coefficients: list[int]
+
+
+def expand(bound: Bound, seed: bytes) -> Mask:
+    """The mask of a 32-byte seed."""
+    stream = Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor()
+    data = bytearray(stream.update(bytes(bound.vector_bytes + ELEMENT_BYTES * bound.hidden_elements)))
+    planes = Planes.parse(bound, memoryview(data))
+    if planes.top is None:
+        np.bitwise_and(planes.middle, np.uint32(2 ** (bound.mask_bits - 32) - 1), out=planes.middle)
+    else:
+        np.bitwise_and(planes.top, planes.top.dtype.type(2 ** (bound.mask_bits - 64) - 1), out=planes.top)
+    hidden = elements(bytes(data[bound.vector_bytes :]))
+    return Mask(planes, hidden[: bound.answers], hidden[bound.answers :])
+
+
+def mask_vector(bound: Bound, values: NDArray[np.int64], seeds: Iterable[bytes]) -> bytes:
+    """The masked vector of `values` (int64[coordinates], within +-norm) as its planes, `vector_bytes` long."""
+    low = bound.norm - values
+    middle = np.zeros(bound.coordinates, dtype=np.int64)
+    top = np.zeros(bound.coordinates, dtype=np.int64)
+    for seed in seeds:
+        mask = expand(bound, seed).planes
+        low += mask.low
+        middle += mask.middle
+        if mask.top is not None:
+            top += mask.top
+    middle += low >> 32
+    top += middle >> 32
+    # minus the sum, in the words' two's complement
+    low = -(low & 0xFFFFFFFF)
+    middle = (low >> 63) - (middle & 0xFFFFFFFF)
+    top = (middle >> 63) - top
+    words = low.astype("<u4").tobytes() + middle.astype("<u4").tobytes()
+    over = bound.width - 8
+    return words + (top.astype(f"<u{over}").tobytes() if over else b"")

@@ -9,7 +9,7 @@ from koinon.encoding import ZERO_DIGEST, Message, encode
 from koinon.signing import seal
 from koinon.wire import Batch, Phase, Request, Vote
 from pbft.certificates import batch_digest
-from pbft.events import ClientRequest, Effect, Persist, Received, Send, Settings, Tick
+from pbft.events import ClientRequest, Effect, Persist, Received, Recovered, Send, Settings, Tick
 from pbft.messages import (
     GENESIS,
     Ballot,
@@ -20,6 +20,7 @@ from pbft.messages import (
     PreparedProof,
     PrePrepare,
     Proposal,
+    Record,
     SignedNewView,
     SignedViewChange,
     Status,
@@ -34,17 +35,39 @@ SETTINGS = Settings(checkpoint_interval=4, window=8, batch_requests_max=8, pendi
 
 
 class Bench:
-    """Replica `index` of `n`; `now_ms` is its clock."""
+    """Replica `index` of `n`; `now_ms` is its clock. Its messages are of `epoch`, which begins at `base`.
 
-    def __init__(self, index: int = 1, n: int = 4, *, settings: Settings = SETTINGS) -> None:
+    The committee of epoch 0 has four members where `epoch` is another one.
+    """
+
+    def __init__(
+        self,
+        index: int = 1,
+        n: int = 4,
+        *,
+        settings: Settings = SETTINGS,
+        epoch: int = 0,
+        base: CheckpointCertificate = GENESIS,
+    ) -> None:
         self.n = n
+        self.epoch = epoch
         self.index = index
         self.now_ms = START_MS
         self.committee = committee(n)
-        key = signer("replica", index)
-        self.replica = Replica(index, {0: self.committee}, 0, DOMAIN, key, Ledger(), settings)
+        self.committees = {0: committee(4), epoch: self.committee}
+        self.base = base
+        self.settings = settings
+        self.restart()
         for peer in self.others():
-            self.receive(peer, Status(epoch=0, view=0, active=True, stable=0, executed=0))
+            self.receive(peer, Status(epoch=self.epoch, view=0, active=True, stable=0, executed=0))
+
+    def restart(self, *records: Record) -> list[Effect]:
+        """Begin again, with nothing but the records of a journal."""
+        key = signer("replica", self.index)
+        self.replica = Replica(
+            self.index, self.committees, self.epoch, DOMAIN, key, Ledger(), self.settings, base=self.base
+        )
+        return self.replica.step(Recovered(self.now_ms, records)) if records else []
 
     def others(self) -> list[int]:
         return [peer for peer in range(self.n) if peer != self.index]
@@ -83,13 +106,13 @@ class Bench:
         return Batch(time_ms=self.now_ms + later_ms, requests=requests or (self.request(),))
 
     def vote(self, who: int, phase: Phase, view: int, sequence: int, digest: bytes) -> Ballot:
-        vote = Vote(epoch=0, phase=phase, view=view, sequence=sequence, digest=digest)
+        vote = Vote(epoch=self.epoch, phase=phase, view=view, sequence=sequence, digest=digest)
         return Ballot(vote=vote, signature=signer("replica", who).sign(DOMAIN, vote))
 
     def pre_prepare(self, sequence: int, batch: Batch, view: int = 0, who: int | None = None) -> PrePrepare:
         who = self.committee.primary(view) if who is None else who
         signature = self.vote(who, Phase.PRE_PREPARE, view, sequence, batch_digest(batch)).signature
-        return PrePrepare(epoch=0, view=view, sequence=sequence, batch=batch, signature=signature)
+        return PrePrepare(epoch=self.epoch, view=view, sequence=sequence, batch=batch, signature=signature)
 
     def prepare(self, who: int, sequence: int, batch: Batch, view: int = 0) -> Ballot:
         return self.vote(who, Phase.PREPARE, view, sequence, batch_digest(batch))
@@ -102,7 +125,7 @@ class Bench:
         backups = [who for who in range(self.n) if who != self.committee.primary(view)]
         voters = backups[: self.committee.quorum - 1]
         return PreparedProof(
-            epoch=0,
+            epoch=self.epoch,
             view=view,
             sequence=sequence,
             digest=batch_digest(batch),
@@ -111,7 +134,7 @@ class Bench:
         )
 
     def checkpoint(self, who: int, sequence: int, state: bytes) -> CheckpointVote:
-        checkpoint = Checkpoint(epoch=0, next=ZERO_DIGEST, sequence=sequence, state=state)
+        checkpoint = Checkpoint(epoch=self.epoch, next=ZERO_DIGEST, sequence=sequence, state=state)
         return CheckpointVote(checkpoint=checkpoint, signature=signer("replica", who).sign(DOMAIN, checkpoint))
 
     def view_change(
@@ -121,7 +144,7 @@ class Bench:
         *proofs: PreparedProof,
         stable: CheckpointCertificate = GENESIS,
     ) -> SignedViewChange:
-        change = ViewChange(epoch=0, view=view, stable=stable, prepared=proofs)
+        change = ViewChange(epoch=self.epoch, view=view, stable=stable, prepared=proofs)
         return SignedViewChange(message=change, signature=signer("replica", who).sign(DOMAIN, change))
 
     def new_view(self, view: int, *changes: SignedViewChange) -> SignedNewView:
@@ -135,7 +158,7 @@ class Bench:
             )
             for sequence, digest in select(change.message for change in changes)[1]
         )
-        return self.sign_new_view(NewView(epoch=0, view=view, view_changes=changes, proposals=proposals))
+        return self.sign_new_view(NewView(epoch=self.epoch, view=view, view_changes=changes, proposals=proposals))
 
     def sign_new_view(self, new_view: NewView) -> SignedNewView:
         key = signer("replica", self.committee.primary(new_view.view))

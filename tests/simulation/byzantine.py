@@ -17,6 +17,7 @@ from pbft.certificates import batch_digest
 from pbft.events import CatchUp
 from pbft.messages import (
     MESSAGE_BYTES_MAX,
+    NULL_DIGEST,
     Ballot,
     Body,
     CheckpointCertificate,
@@ -56,7 +57,7 @@ def _propose(source: int, message: PrePrepare, batch: Batch) -> PrePrepare:
     return changed(message, batch=batch, signature=ballot.signature)
 
 
-def _sign_change(source: int, change: ViewChange) -> SignedViewChange:
+def sign_change(source: int, change: ViewChange) -> SignedViewChange:
     return SignedViewChange(message=change, signature=signer("replica", source).sign(DOMAIN, change))
 
 
@@ -165,14 +166,15 @@ def boaster(world: World, source: int, target: int, message: Word) -> Said:
     said: Said = [(target, message)]
     if isinstance(message, Reply | CatchUp):
         return said
-    world.history.append(message)
-    del world.history[:-50]
-    said.append((target, world.random.choice(world.history)))
-    if isinstance(message, Status):
-        said.append((target, changed(message, active=True, stable=10**6, executed=10**9)))
+    if not isinstance(message, Status):
+        world.history.append(message)
+        del world.history[:-50]
+        said.append((target, world.random.choice(world.history)))
+    else:
+        said[0] = (target, changed(message, active=True, stable=10**6, executed=10**9))
         if world.random.random() < 0.1:
             absurd = ViewChange(epoch=message.epoch, view=10**6, stable=world.genesis, prepared=())
-            said.append((target, _sign_change(source, absurd)))
+            said.append((target, sign_change(source, absurd)))
     return said
 
 
@@ -208,7 +210,7 @@ def view_change_spammer(world: World, source: int, target: int, message: Word) -
     if isinstance(message, Status):
         for view in (message.view + 1, message.view + world.random.randint(2, 9)):
             change = ViewChange(epoch=message.epoch, view=view, stable=world.genesis, prepared=())
-            said.append((target, _sign_change(source, change)))
+            said.append((target, sign_change(source, change)))
     return said
 
 
@@ -217,21 +219,39 @@ def view_change_spammer(world: World, source: int, target: int, message: Word) -
 
 @behaviour
 def forger(world: World, source: int, target: int, message: Word) -> Said:
-    """Forges view changes: omits what it prepared, or claims what nobody prepared."""
+    """Forges view changes: omits what it prepared, or claims that null requests or unknown batches prepared."""
     if not isinstance(message, SignedViewChange):
         return [(target, message)]
     key, honest = signer("replica", source), message.message
     if world.random.random() < 0.5:
-        return [(target, _sign_change(source, changed(honest, prepared=())))]
+        return [(target, sign_change(source, changed(honest, prepared=())))]
     proof = PreparedProof(
         epoch=honest.epoch,
         view=max(0, honest.view - 1),
         sequence=honest.stable.checkpoint.sequence + 1,
-        digest=world.random.randbytes(32),
+        digest=world.random.choice([NULL_DIGEST, world.random.randbytes(32)]),
         pre_prepare=key.sign_digest(b"\x01" * 32),
         prepares=tuple(key.sign_digest(bytes([k]) * 32) for k in range(world.committee.quorum - 1)),
     )
-    return [(target, _sign_change(source, changed(honest, prepared=(proof,))))]
+    return [(target, sign_change(source, changed(honest, prepared=(proof,))))]
+
+
+@behaviour
+def pretender(world: World, source: int, target: int, message: Word) -> Said:
+    """Proposes batches though it is not the primary, in the numbers that come next."""
+    said: Said = [(target, message)]
+    if isinstance(message, Ballot) and world.committee.primary(message.vote.view) != source and world.pending:
+        requests = (world.random.choice(sorted(world.pending.values())),)
+        vote = message.vote
+        proposal = PrePrepare(
+            epoch=vote.epoch,
+            view=vote.view,
+            sequence=vote.sequence + 1,
+            batch=Batch(time_ms=world.now_ms, requests=requests),
+            signature=message.signature,
+        )
+        said.append((target, _propose(source, proposal, proposal.batch)))
+    return said
 
 
 @behaviour
@@ -263,7 +283,7 @@ def _invented(source: int, honest: NewView) -> Proposal:
 def _without_proofs(source: int, honest: NewView) -> NewView:
     """Its own change loses its proofs: a valid new view, if the others' proofs still give the same O."""
     own = [
-        _sign_change(source, changed(one.message, prepared=())) if _signer(one) == source else one
+        sign_change(source, changed(one.message, prepared=())) if _signer(one) == source else one
         for one in honest.view_changes
     ]
     return changed(honest, view_changes=tuple(own))

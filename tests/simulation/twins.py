@@ -122,24 +122,16 @@ class Twins(World):
     """A world in which some replicas run twice, and messages pass only within a group."""
 
     def __init__(self, scene: Scenario) -> None:
-        self.apart: View | None = None
         super().__init__(scene.n, seed=0, settings=SETTINGS, twins=scene.twins)
         self.network.delay_ms_max = 1  # in lockstep: what differs between scenarios is who hears whom
         for place, twin in enumerate(scene.twins):
             self.byzantine[twin] = self.byzantine[scene.n + place] = as_it_is
 
-    def transmit(self, source: int, target: int, message: Word, *, later_ms: int = 0) -> None:
-        if self.apart is not None:
-            groups = self.apart[_phase(message)]
-            if groups[source] != groups[target]:
-                self.injected["cut off"] += 1
-                return
-        super().transmit(source, target, message, later_ms=later_ms)
-
     def separate(self, view: View | None) -> None:
-        self.apart = view
-        self.network.cut = set()
+        """From now on messages pass only within the groups of their phase; None connects all."""
+        self.network.cut, self.blocks = set(), None
         if view is not None:
+            self.blocks = lambda source, target, said: view[_phase(said)][source] != view[_phase(said)][target]
             pairs = itertools.product(range(self.instances), repeat=2)
             self.network.cut = {(a, b) for a, b in pairs if all(groups[a] != groups[b] for groups in view)}
 

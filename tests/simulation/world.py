@@ -123,6 +123,7 @@ class World:
         self.forgetful: set[int] = set()
         self.frozen_until_ms: dict[int, int] = {}
         self.archive_kept = 1 << 62
+        self.blocks: Callable[[int, int, Word], bool] | None = None
         self.skew_ms = [0] * self.instances
         self.steps = 0
         self.injected: Counter[str] = Counter()
@@ -372,7 +373,7 @@ class World:
             copies = 2
             self.injected["duplicate"] += 1
         for _ in range(copies):
-            if link in network.cut:
+            if link in network.cut or (self.blocks is not None and self.blocks(source, target, message)):
                 self.injected["cut off"] += 1
                 continue
             if self.random.random() < network.drop:

@@ -20,7 +20,7 @@ from typing import TypeVar
 from prometheus_client import Counter, Gauge
 
 from koinon.encoding import encode
-from koinon.errors import RemoteError, Replayed, Unavailable
+from koinon.errors import RemoteError, Replayed, Unavailable, WrongEpoch
 from koinon.observe import SEQUENCE, VIEW, refused
 from koinon.wire import CheckpointCertificate, CommittedBatch
 
@@ -133,6 +133,7 @@ class Engine:
         self._changed = changed
         self._blame = blame
         self._inbox = Inbox()
+        self._catching: dict[int, asyncio.Future[None]] = {}
         self._waiting: dict[bytes, Waiting] = {}
         self._others = [index for index in range(replica.committee.n) if index != replica.index]
         self._needed_ms = -CATCHING_UP_MS
@@ -166,8 +167,17 @@ class Engine:
         entries: tuple[CommittedBatch, ...],
         certificate: CheckpointCertificate | None = None,
         snapshot: bytes | None = None,
-    ) -> None:
-        await self._inbox.put(OWN, CatchUp(now_ms(), peer, entries, certificate, snapshot))
+    ) -> int:
+        """Hand in state of a peer; the last sequence number that is executed once the core took or refused it."""
+        event = CatchUp(now_ms(), peer, entries, certificate, snapshot)
+        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._catching[id(event)] = taken
+        try:
+            await self._inbox.put(OWN, event)
+            await taken
+        finally:
+            del self._catching[id(event)]
+        return self.replica.executed
 
     async def request(self, data: bytes) -> bytes:
         """Have a sealed request ordered: the sealed reply.
@@ -206,6 +216,9 @@ class Engine:
             while True:
                 events = await self._inbox.get(TURN_EVENTS_MAX)
                 await self._perform([effect for event in events for effect in self.replica.step(event)])
+                for event in events:
+                    if (taken := self._catching.get(id(event))) is not None and not taken.done():
+                        taken.set_result(None)
         finally:
             ticking.cancel()
 
@@ -254,7 +267,8 @@ class Engine:
             case Misbehaved(sender=sender, error=error):
                 refused("pbft", error)
                 log.warning("misbehaved", extra={"peer": sender, "code": error.code, "reason": error.message})
-                if isinstance(error, RemoteError):  # a `Rejected` may be our own clock's fault
+                # Our own clock or our own lag may be at fault for a `Rejected` or a `WrongEpoch`.
+                if isinstance(error, RemoteError) and not isinstance(error, WrongEpoch):
                     self._blame(sender)
             case Ignored(reason=reason):
                 IGNORED.labels(reason).inc()

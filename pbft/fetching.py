@@ -1,4 +1,4 @@
-"""What a replica fetches from its peers: blobs, parts of pieces, and log entries that it missed.
+"""What a replica fetches from its peers: blobs, parts of pieces, and state.
 
 A peer that is silent costs a bounded time, and never the answer of another one.
 """
@@ -14,18 +14,14 @@ import aiohttp
 
 from koinon.client import CommitteeClient
 from koinon.config import FederationFile
-from koinon.encoding import decode, encode
+from koinon.encoding import encode
 from koinon.errors import KoinonError, RemoteError, Unavailable
 from koinon.privacy import SealingKey
 from koinon.service import CONTENT_TYPE, client_tls, read_answer
 from koinon.signing import Signer, seal
-from koinon.wire import CheckpointCertificate, CommittedBatch, PartRequest
+from koinon.wire import PartRequest
 
 PART_TIMEOUT_SECONDS = 10.0
-CATCH_UP_TIMEOUT_SECONDS = 5.0
-CATCH_UP_ENTRIES = 128
-CATCH_UP_PAGES_MAX = 64
-SNAPSHOT_BYTES_MAX = 256 << 20
 PART_BYTES_MAX = 256 << 20
 GATHER_CONCURRENT_MAX = 8
 
@@ -63,7 +59,6 @@ class Fetcher:
         self._signer = signer
         self._client = CommitteeClient(federation, signer)
         self._session: aiohttp.ClientSession | None = None
-        self._turn = index
 
     async def start(self) -> None:
         await self._client.__aenter__()
@@ -106,45 +101,9 @@ class Fetcher:
         box = await self._exchange(peer, "POST", "/v1/parts", body, bytes_max=PART_BYTES_MAX)
         return sealing.open(box, part_context(asked.task, asked.round, asked.node, peer, self._index))
 
-    # --- state transfer --------------------------------------------------------------------------------------
-
-    async def entries(self, first: int) -> AsyncIterator[tuple[int, tuple[CommittedBatch, ...]]]:
-        """Pages of the log from `first` on, from one peer after the other until one has them."""
-        for peer in self._peers():
-            found = False
-            for _ in range(CATCH_UP_PAGES_MAX):
-                try:
-                    async with asyncio.timeout(CATCH_UP_TIMEOUT_SECONDS):
-                        page = await self._client.log(peer, first=first, limit=CATCH_UP_ENTRIES)
-                except (KoinonError, TimeoutError, ValueError) as error:
-                    log.info("no entries", extra={"peer": peer, "reason": str(error) or type(error).__name__})
-                    break
-                if not page:
-                    break
-                found = True
-                yield peer, tuple(page)
-                first = page[-1].sequence + 1
-            if found:
-                return
-
-    async def checkpoint(self) -> tuple[int, CheckpointCertificate, bytes]:
-        """A peer's stable checkpoint and its snapshot (unproven: the core checks); Unavailable when none answers."""
-        for peer in self._peers():
-            try:
-                raw = await self._exchange(peer, "GET", "/v1/checkpoint", None, bytes_max=SNAPSHOT_BYTES_MAX)
-                certificate, snapshot = decode(tuple[CheckpointCertificate, bytes], raw, bytes_max=SNAPSHOT_BYTES_MAX)
-            except (KoinonError, aiohttp.ClientError, TimeoutError, OSError) as error:
-                log.info("no checkpoint", extra={"peer": peer, "reason": str(error) or type(error).__name__})
-                continue
-            return peer, certificate, snapshot
-        raise Unavailable("no peer has a checkpoint to show")
-
-    def _peers(self) -> list[int]:
-        """All peers, beginning with another one at each call."""
-        count = len(self._federation.replicas)
-        self._turn += 1
-        order = [(self._turn + step) % count for step in range(count)]
-        return [peer for peer in order if peer != self._index]
+    async def ask(self, peer: int, path: str, *, bytes_max: int) -> bytes:
+        """`GET path` from one peer (`pbft.transfer`)."""
+        return await self._exchange(peer, "GET", path, None, bytes_max=bytes_max)
 
     async def _exchange(self, peer: int, method: str, path: str, body: bytes | None, *, bytes_max: int) -> bytes:
         if self._session is None:

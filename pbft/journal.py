@@ -16,7 +16,7 @@ from koinon.encoding import decode, encode
 from koinon.errors import StorageDamaged
 from koinon.wire import CheckpointCertificate
 
-from .frames import FRAME_BYTES_MAX, frame_bytes, pack, read_frame
+from .frames import FRAME_BYTES_MAX, HEADER_BYTES, frame_bytes, pack, read_frame, read_header
 from .messages import Record, decode_record
 
 SNAPSHOTS_KEPT = 2
@@ -149,6 +149,27 @@ class Snapshots:
         """The newest one; None when there is none. StorageDamaged when it isn't what was written."""
         sequences = self._sequences()
         return self._load(self._path(sequences[-1])) if sequences else None
+
+    def newest(self) -> int | None:
+        """The sequence number of the newest one."""
+        return max(self._sequences(), default=None)
+
+    def open(self, sequence: int) -> tuple[int, CheckpointCertificate, int, int]:
+        """For reading in parts: an open descriptor, the certificate, and where in the file which bytes lie.
+
+        FileNotFoundError when there is none, StorageDamaged as `latest`; the bytes themselves are not checked.
+        """
+        path = self._path(sequence)
+        file = os.open(path, os.O_RDONLY)
+        try:
+            first, offset = self._frame(file, 0, path)
+            header = read_header(file, offset, os.fstat(file).st_size, path.name)
+            if header is None:
+                raise StorageDamaged(f"{path.name} is cut off")
+            return file, decode(CheckpointCertificate, first), offset + HEADER_BYTES, header[1]
+        except BaseException:
+            os.close(file)
+            raise
 
     def _path(self, sequence: int) -> Path:
         return self.folder / f"{sequence:019d}.snapshot"

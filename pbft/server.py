@@ -22,14 +22,15 @@ import msgspec
 from aiohttp import web
 
 from koinon.config import FederationFile, PartyConfig, load_federation, load_party, party_signer
-from koinon.encoding import encode, from_hex
-from koinon.errors import ConfigError, Malformed, Missing, Oversized, Unavailable
+from koinon.encoding import from_hex
+from koinon.errors import ConfigError, Malformed, Missing, Oversized, Unavailable, WrongEpoch
 from koinon.privacy import SealingKey
 from koinon.privacy.sealing import key_share_context
 from koinon.rounds.law import Federation
 from koinon.rounds.state import Task
 from koinon.service import CONTENT_TYPE, answer, application, listen, read_body
 from koinon.signing import Signer
+from koinon.wire import CheckpointCertificate
 
 from .chain import ChainCheck
 from .custody import PIECE_BYTES_MAX, Custody
@@ -40,6 +41,8 @@ from .fetching import Fetcher
 from .peers import Peers
 from .quorum import Committee
 from .replica import Replica
+from .shelf import Shelf
+from .transfer import Order, StateTransfer
 from .waiting import Budget, Changes
 
 BODIES_BYTES_MAX = 1 << 30
@@ -82,11 +85,18 @@ class ReplicaServer:
         self.engine = Engine(
             self.replica, self.disk, send=self._send, need=self._need, changed=self._changed, blame=self._blame
         )
+        self.shelf = Shelf(self.disk.archive, data / "snapshots")
+        self.transfer = StateTransfer(
+            Order(committee.n, index),
+            self.fetcher.ask,
+            self.engine.catch_up,
+            self._require_ours,
+            data / "incoming",
+        )
         self.peers = Peers(self.federation, index, signer, self.engine.hear)
         self.chain = ChainCheck(self.federation)
         self.address: tuple[str, int] | None = None
         self._budget = Budget(BODIES_BYTES_MAX, sender_bytes_max=BODIES_BYTES_MAX // 4)
-        self._reading = asyncio.Lock()
         self._runner: web.AppRunner | None = None
         self._helpers: dict[str, asyncio.Task[None]] = {}
         self._fatal: asyncio.Future[None] | None = None
@@ -128,6 +138,7 @@ class ReplicaServer:
             await self._runner.cleanup()
         await self.custody.stop()
         await self.fetcher.stop()
+        self.shelf.stop()
         self.disk.close()
 
     def _help(self, name: str, work: Coroutine[Any, Any, None]) -> None:
@@ -154,22 +165,19 @@ class ReplicaServer:
         self.peers.blame(peer)
 
     def _need(self, wanted: NeedState) -> None:
-        self._help("state", self._fetch_state(wanted))
+        self._help("state", self.transfer.bring(wanted.from_sequence))
+
+    def _require_ours(self, certificate: CheckpointCertificate) -> None:
+        """A KoinonError unless our committee certified it, or our epoch begins with it."""
+        checkpoint, replica = certificate.checkpoint, self.replica
+        if checkpoint.epoch != replica.epoch and checkpoint != replica.base.checkpoint:
+            raise WrongEpoch(f"a checkpoint of epoch {checkpoint.epoch} in epoch {replica.epoch}")
+        replica.verifier.checkpoint(certificate)
 
     def _changed(self) -> None:
         self.changes.notify()
         if self.custody.finished():
             self._help("erase", self.custody.forget_finished())
-
-    async def _fetch_state(self, wanted: NeedState) -> None:
-        """Entries of the log while somebody has them; else the newest snapshot."""
-        found = False
-        async for peer, entries in self.fetcher.entries(wanted.from_sequence):
-            found = True
-            await self.engine.catch_up(peer, entries)
-        if not found and wanted.certificate is not None:
-            peer, certificate, snapshot = await self.fetcher.checkpoint()
-            await self.engine.catch_up(peer, (), certificate, snapshot)
 
     async def _ask_chain(self) -> None:
         """Ask again until the chain answers; one that contradicts the federation file ends this replica."""
@@ -194,6 +202,7 @@ class ReplicaServer:
         route.add_get("/v1/status", self._status)
         route.add_get("/v1/log", self._log)
         route.add_get("/v1/checkpoint", self._checkpoint)
+        route.add_get("/v1/snapshots/{sequence}", self._snapshot)
         route.add_put("/v1/blobs/{digest}", self._put_blob)
         route.add_get("/v1/blobs/{digest}", self._get_blob)
         route.add_post("/v1/pieces", self._piece)
@@ -262,15 +271,14 @@ class ReplicaServer:
     async def _log(self, request: web.Request) -> web.Response:
         first = _number(request, "from", 1)
         limit = min(_number(request, "limit", 256), LOG_ENTRIES_MAX)
-        async with self._reading:  # one at a time: the journal writes in the same thread
-            return answer(await self.disk.run(lambda: self.disk.archive.read(first, limit)))
+        return answer(await self.shelf.page(first, limit))
 
     async def _checkpoint(self, _: web.Request) -> web.Response:
-        async with self._reading:
-            latest = await self.disk.run(self.disk.snapshots.latest)
-        if latest is None:
-            raise Missing("no checkpoint is stable yet")
-        return answer(encode(latest))
+        return answer(await self.shelf.checkpoint())
+
+    async def _snapshot(self, request: web.Request) -> web.Response:
+        sequence = _decimal(request.match_info["sequence"], "sequence number")
+        return answer(await self.shelf.chunk(sequence, _number(request, "from", 0)))
 
     async def _put_blob(self, request: web.Request) -> web.Response:
         digest = _digest(request.match_info["digest"])
@@ -299,10 +307,8 @@ class ReplicaServer:
         return answer(await self.custody.part(await read_body(request, bytes_max=SMALL)))
 
     async def _opening(self, request: web.Request) -> web.Response:
-        task, number = _digest(request.match_info["task"]), request.match_info["round"]
-        if not number.isdecimal() or len(number) > 10:
-            raise Malformed(f"not a round: {number[:20]!r}")
-        return answer(await self.custody.contribution(task, int(number)))
+        task, number = _digest(request.match_info["task"]), _decimal(request.match_info["round"], "round")
+        return answer(await self.custody.contribution(task, number))
 
     async def _certificate(self, request: web.Request) -> web.Response:
         return answer(await self.custody.certificate(await read_body(request, bytes_max=SMALL)))
@@ -342,6 +348,12 @@ def _digest(text: str) -> bytes:
     if len(raw) != 32:
         raise Malformed(f"not 32 bytes in hexadecimal: {text[:80]!r}")
     return raw
+
+
+def _decimal(text: str, what: str) -> int:
+    if not text.isdecimal() or len(text) > 18:
+        raise Malformed(f"not a {what}: {text[:20]!r}")
+    return int(text)
 
 
 async def _body(request: web.Request, *, bytes_max: int) -> bytes:

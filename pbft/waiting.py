@@ -67,8 +67,9 @@ class Workers:
         finally:
             self._waiting -= 1
 
-    def stop(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    def stop(self, *, wait: bool = False) -> None:
+        """Begin nothing more; with `wait`, return when what was begun is over."""
+        self._pool.shutdown(wait=wait, cancel_futures=True)
 
 
 class SingleFlight:

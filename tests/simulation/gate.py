@@ -61,8 +61,9 @@ def _try(by: str, judge: Callable[[], object]) -> Catch | None:
         return Catch(by, f"stall: {error}")
     except KoinonError as error:
         return Catch(by, f"stop: {error}")
-    except AssertionError as error:
-        return Catch(by, f"failed: {(str(error).splitlines() or ['an assertion'])[0]}")
+    except AssertionError as error:  # pytest rewrites the bare ones
+        said = str(error).partition("\n")[0]
+        return Catch(by, f"failed: {'an assertion' if not said or said.startswith('assert ') else said}")
     return None
 
 

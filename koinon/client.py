@@ -19,6 +19,7 @@ from koinon.committees import Committees
 from koinon.config import FederationFile
 from koinon.encoding import decode, encode, keccak
 from koinon.errors import KoinonError, RemoteError, Replayed, Unavailable
+from koinon.evidence import EVIDENCE_BYTES_MAX
 from koinon.rounds.operations import Operation, Outcome
 from koinon.rounds.rules import decode_outcome
 from koinon.rounds.state import Member, Task
@@ -29,6 +30,7 @@ from koinon.wire import (
     CertificateRequest,
     CommittedBatch,
     Contribution,
+    Equivocation,
     Piece,
     Receipt,
     Reply,
@@ -125,6 +127,12 @@ class CommitteeClient(Asker):
         raw = await self._call(index, "GET", f"/v1/log?from={first}&limit={limit}")
         entries: list[CommittedBatch] = decode(list[CommittedBatch], raw, bytes_max=BODY_BYTES_MAX)
         return entries
+
+    async def evidence(self, index: int) -> tuple[Equivocation, ...]:
+        """What replica `index` saw others sign twice; see `koinon.evidence` for what is true of it."""
+        raw = await self._call(index, "GET", "/v1/evidence")
+        found: tuple[Equivocation, ...] = decode(tuple[Equivocation, ...], raw, bytes_max=EVIDENCE_BYTES_MAX)
+        return found
 
     # --- blobs and pieces ------------------------------------------------------------------------------------
 

@@ -12,6 +12,10 @@ from .errors import BadSignature, Malformed
 from .signing import Domain, signer_of
 from .wire import Equivocation, Phase, Vote
 
+PAIRS_MAX = 256
+"""As many as a replica keeps and shows, of all culprits and epochs together."""
+EVIDENCE_BYTES_MAX = 1 << 20
+
 Slot = tuple[int, int, int, int]
 """Phase, epoch, view and sequence: what a replica has one word for."""
 

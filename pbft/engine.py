@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,6 +45,7 @@ from .events import (
     StableCheckpoint,
     Tick,
 )
+from .evidence import EvidenceFile, transferable
 from .inbox import CLIENTS, OWN, Inbox
 from .journal import Journal, Snapshots
 from .replica import Replica
@@ -54,7 +54,6 @@ TURN_EVENTS_MAX = 512
 REQUEST_WAIT_SECONDS = 25.0
 WAITING_PER_CLIENT_MAX = 64
 CATCHING_UP_MS = 1500
-EVIDENCE_KEPT_MAX = 256
 
 IGNORED = Counter("koinon_ignored_total", "Correct messages of replicas that came too early, late or often", ["reason"])
 EXECUTED = Counter("koinon_executed_total", "Requests that this replica executed")
@@ -65,16 +64,17 @@ CHECKPOINT = Gauge("koinon_checkpoint", "The last stable checkpoint's sequence n
 log = logging.getLogger("koinon.pbft")
 T = TypeVar("T")
 Waiting = dict[int, list[asyncio.Future[bytes]]]
-Written = Persist | Committed | StableCheckpoint
+Written = Persist | Committed | StableCheckpoint | Evidence
 
 
 class Disk:
-    """The replica's three files, in one thread: journal, archive, snapshots."""
+    """The replica's four files, in one thread: journal, archive, snapshots, evidence."""
 
     def __init__(self, folder: Path) -> None:
         self.journal = Journal(folder / "journal")
         self.archive = Archive(folder / "archive")
         self.snapshots = Snapshots(folder / "snapshots")
+        self.evidence = EvidenceFile(folder / "evidence")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
 
     def recovered(self, now_ms: int) -> Recovered:
@@ -101,6 +101,8 @@ class Disk:
                     self.archive.sync()
                     self.snapshots.save(effect.certificate, effect.snapshot)
                     self.journal.rewrite(effect.retained)
+                case Evidence():
+                    self.evidence.keep(transferable(effect))
         self.journal.sync()
 
     def close(self) -> None:
@@ -137,7 +139,6 @@ class Engine:
         self._waiting: dict[bytes, Waiting] = {}
         self._others = [index for index in range(replica.committee.n) if index != replica.index]
         self._needed_ms = -CATCHING_UP_MS
-        self.evidence: deque[Evidence] = deque(maxlen=EVIDENCE_KEPT_MAX)
 
     @property
     def catching_up(self) -> bool:
@@ -258,8 +259,7 @@ class Engine:
                 self._need(effect)
             case Evidence(culprit=culprit):
                 EVIDENCE.inc()
-                self.evidence.append(effect)
-                proof = (encode(effect.first).hex(), encode(effect.second).hex())
+                proof = encode(transferable(effect)).hex()
                 log.error("equivocation", extra={"culprit": culprit, "proof": proof})
             case GaveUp(primary=primary, reason=reason):
                 GIVEN_UP.labels(reason).inc()

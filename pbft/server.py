@@ -1,7 +1,7 @@
 """One replica as a service: HTTP for members, WebSockets for peers, the core in the middle.
 
     POST /v1/requests      ordered operations            GET /v1/tasks, members, refusals    the law's state
-    PUT/GET /v1/blobs      public bytes by digest        GET /v1/log, checkpoint             the ordered log
+    PUT/GET /v1/blobs      public bytes by digest        GET /v1/log, checkpoint, evidence   the ordered log
     POST /v1/pieces        private pieces -> receipts    POST /v1/parts                      recovery, for replicas
     GET /v1/openings       contributions                 POST /v1/certificates               round certificates
 
@@ -203,6 +203,7 @@ class ReplicaServer:
         route.add_get("/v1/log", self._log)
         route.add_get("/v1/checkpoint", self._checkpoint)
         route.add_get("/v1/snapshots/{sequence}", self._snapshot)
+        route.add_get("/v1/evidence", self._evidence)
         route.add_put("/v1/blobs/{digest}", self._put_blob)
         route.add_get("/v1/blobs/{digest}", self._get_blob)
         route.add_post("/v1/pieces", self._piece)
@@ -255,6 +256,7 @@ class ReplicaServer:
             "lag": max(0, replica._claimed() - replica.executed),
             "catching_up": self.engine.catching_up,
             "chain": self.chain.state,
+            "evidence": len(self.disk.evidence.kept),
             "dropped": self.peers.dropped(),
             "barred": {str(peer): seconds for peer, seconds in self.peers.conduct.barred().items()},
         }
@@ -279,6 +281,9 @@ class ReplicaServer:
     async def _snapshot(self, request: web.Request) -> web.Response:
         sequence = _decimal(request.match_info["sequence"], "sequence number")
         return answer(await self.shelf.chunk(sequence, _number(request, "from", 0)))
+
+    async def _evidence(self, _: web.Request) -> web.Response:
+        return answer(self.disk.evidence.kept)
 
     async def _put_blob(self, request: web.Request) -> web.Response:
         digest = _digest(request.match_info["digest"])

@@ -76,6 +76,7 @@ def _check_rounds(
                 report,
                 Examined(
                     evidence=evidence,
+                    federation=history.committees[round_.epoch],
                     identity=identity,
                     task=task,
                     round=round_,

@@ -50,7 +50,8 @@ async def gather_online(federation: FederationFile, selection: Selection) -> tup
     """What the replicas and the chain of a running federation say. ChainUnreachable when no chain answers."""
     async with CommitteeClient(federation) as client:
         chain = await asyncio.to_thread(read_chain, federation)  # before the log: what it holds was certified before
-        logs = await asyncio.gather(*(_log(client, index) for index in range(len(federation.replicas))))
+        await client.refresh()
+        logs = await asyncio.gather(*(_log(client, index) for index in range(len(client.federation.replicas))))
         history = replay(federation, logs)
         blobs = await _fetch(client, first_digests(history, selection))
         blobs |= await _fetch(client, component_names(history, selection, blobs) - set(blobs))

@@ -76,7 +76,9 @@ def check_log(report: Report, evidence: Evidence, history: History) -> None:
         require_none(history.certificates)
         if not history.entries:
             raise AuditFailure("no log begins at entry 1")
-        place.say(f"{len(history.entries)} entries, each with {evidence.federation.quorum} members' signatures, no gap")
+        place.say(f"{len(history.entries)} entries, each with {_quorums(history)} members' signatures, no gap")
+    with report.check("committees") as place:
+        place.say(_require_succession(evidence, history))
     with report.check("log requests") as place:
         require_none(history.requests)
         total = sum(len(entry.batch.requests) for entry in history.entries)
@@ -98,6 +100,22 @@ def check_log(report: Report, evidence: Evidence, history: History) -> None:
     if history.entries:
         head = history.entries[-1]
         report.log_head = (head.sequence, digest(head))
+
+
+def _quorums(history: History) -> str:
+    return ", then ".join(str(file.quorum) for _, file in sorted(history.committees.items()))
+
+
+def _require_succession(evidence: Evidence, history: History) -> str:
+    """AuditFailure when the chain knows another committee of an epoch than the log leads to."""
+    facts, said = evidence.chain, []
+    for epoch, file in sorted(history.committees.items()):
+        record = facts.committee(epoch) if facts is not None and facts.refusal is None else None
+        if record is not None and record.addresses != file.replica_addresses:
+            raise AuditFailure(f"the chain knows another committee of epoch {epoch} than the log leads to")
+        where = "as on chain" if record is not None else "not on chain (yet)"
+        said.append(f"epoch {epoch}: {len(file.replicas)} replicas, {where}")
+    return "; ".join(said)
 
 
 def _require_states(evidence: Evidence, history: History) -> None:

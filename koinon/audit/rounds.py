@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from koinon.config import FederationFile
 from koinon.encoding import ZERO_DIGEST, decode, digest, to_hex
 from koinon.errors import AuditFailure, BadSignature
 from koinon.learning.parameters import from_blob
@@ -33,9 +34,11 @@ from .report import Report, Skipped
 
 @dataclass(frozen=True)
 class Examined:
-    """One certified round under examination. `parent` and `paid` are what the rounds before it left behind."""
+    """One certified round under examination. `parent` and `paid` are what the rounds before it left behind;
+    `federation` is as it stood in the round's epoch."""
 
     evidence: Evidence
+    federation: FederationFile
     identity: bytes
     task: Task
     round: Round
@@ -47,7 +50,7 @@ class Examined:
 
     @property
     def closed(self) -> ClosedRound:
-        return ClosedRound(self.evidence.federation, self.identity, self.task.spec, self.round)
+        return ClosedRound(self.federation, self.identity, self.task.spec, self.round)
 
 
 def index_operations(history: History, identity: bytes) -> tuple[dict[int, dict[bytes, Executed]], dict[int, Executed]]:
@@ -91,7 +94,7 @@ def check_round(report: Report, examined: Examined) -> None:
 
 
 def _require_updates(examined: Examined) -> None:
-    round_, identity, federation = examined.round, examined.identity, examined.evidence.federation
+    round_, identity, federation = examined.round, examined.identity, examined.federation
     for node, kept in sorted(round_.submissions.items()):
         found = examined.submitted.get(node)
         if found is None or not isinstance(found.operation, SubmitUpdate):
@@ -136,9 +139,9 @@ def _publics(examined: Examined) -> dict[bytes, bytes]:
 
 
 def _require_certificate(examined: Examined) -> str:
-    """2f+1 signatures of the committee that the chain knows (of federation.json when the chain is not at hand)."""
+    """2f+1 signatures of the committee that the chain knows (that the log leads to when the chain is not at hand)."""
     certificate, evidence = examined.certificate, examined.evidence
-    members, source = evidence.federation.replica_addresses, "federation.json"
+    members, source = examined.federation.replica_addresses, "the log"
     if evidence.chain is not None and (record := evidence.chain.committee(certificate.epoch)) is not None:
         members, source = record.addresses, "the chain"
     _require_signatures(signing_digest(evidence.federation.domain, certificate), examined.round.signatures, members)

@@ -17,6 +17,7 @@ import msgspec
 from prometheus_client import Counter, Gauge
 
 from koinon.encoding import decode, encode, to_hex
+from koinon.epochs import Handover
 from koinon.errors import KoinonError, LedgerError
 from koinon.ledger import Ledger
 from koinon.observe import refused
@@ -24,9 +25,12 @@ from koinon.records import TransactionRecord
 from koinon.rounds.operations import CompleteRound
 from koinon.rounds.state import Round
 from koinon.threads import in_thread
+from koinon.wire import Equivocation
 
 from .outbox import Job, Kind, Outbox, Stage
 
+COMMITTEE = bytes(32)
+"""The subject of handovers, in the place of a task: they are recorded one after the other."""
 JOBS_CONCURRENT_MAX = 8
 IDLE_SECONDS_MAX = 5.0
 
@@ -66,8 +70,20 @@ class Anchor:
     def ensure(self, task: bytes, round_: Round, kind: Kind) -> None:
         """Queue what the chain was just seen to lack."""
         payload = open_payload(round_) if kind is Kind.OPEN_ROUND else commit_payload(round_)
-        if self._outbox.ensure(task, round_.number, kind, payload, now_ms=now_ms()):
-            log.info("queued", extra={"task": task.hex(), "round": round_.number, "kind": kind.name.lower()})
+        self._ensure(task, round_.number, kind, payload)
+
+    def ensure_handover(self, handover: Handover) -> None:
+        """Queue a handover, which was verified, by the epoch that it ends."""
+        epoch = handover.certificate.checkpoint.epoch
+        self._ensure(COMMITTEE, epoch, Kind.HAND_OVER, encode(handover))
+
+    def ensure_report(self, culprit: bytes, evidence: Equivocation) -> None:
+        """Queue evidence, which was verified, against the replica `culprit`: no other job waits for it."""
+        self._ensure(culprit.rjust(len(COMMITTEE), b"\0"), evidence.first.epoch, Kind.REPORT, encode(evidence))
+
+    def _ensure(self, subject: bytes, number: int, kind: Kind, payload: bytes) -> None:
+        if self._outbox.ensure(subject, number, kind, payload, now_ms=now_ms()):
+            log.info("queued", extra=_about(subject, number, kind))
             self._awake.set()
 
     async def changed(self, task: bytes, timeout_seconds: float) -> None:
@@ -112,7 +128,7 @@ class Anchor:
             log.error("job failed", exc_info=error, extra={"task": task.hex()})
 
     async def _perform(self, job: Job) -> None:
-        about = {"task": job.task.hex(), "round": job.round, "kind": job.kind.name.lower()}
+        about = _about(job.task, job.round, job.kind)
         if job.stage is Stage.SENT:
             log.info("taken up again", extra=about)
         self._outbox.start(job)
@@ -132,6 +148,13 @@ class Anchor:
             log.info("anchored", extra={**about, "transaction": to_hex(transaction) if transaction else "held already"})
 
 
+def _about(subject: bytes, number: int, kind: Kind) -> dict[str, object]:
+    """What the log says of a job."""
+    if kind in (Kind.OPEN_ROUND, Kind.COMMIT_ROUND):
+        return {"task": subject.hex(), "round": number, "kind": kind.name.lower()}
+    return {"subject": subject.hex(), "epoch": number, "kind": kind.name.lower()}
+
+
 async def _wait(event: asyncio.Event, seconds: float) -> None:
     """Until `event`, at most `seconds`. Not asyncio.wait_for: before Python 3.12 it may swallow a cancellation."""
     with contextlib.suppress(TimeoutError):
@@ -144,6 +167,10 @@ def tell(ledger: Ledger, job: Job) -> TransactionRecord | None:
     if job.kind is Kind.OPEN_ROUND:
         epoch, parent, deadline_ms = msgspec.msgpack.decode(job.payload, type=tuple[int, bytes, int])
         return ledger.open_round(job.task, job.round, parent, deadline_ms, epoch=epoch)
+    if job.kind is Kind.HAND_OVER:
+        return ledger.install_epoch_by_certificate(decode(Handover, job.payload))
+    if job.kind is Kind.REPORT:
+        return ledger.report_equivocation(decode(Equivocation, job.payload))
     completed = decode(CompleteRound, job.payload)
     signatures = [(each.replica, each.signature) for each in completed.signatures]
     return ledger.commit_round(completed.certificate, signatures)

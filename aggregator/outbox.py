@@ -6,6 +6,9 @@ idempotent (`koinon.ledger`): each round is opened and committed on chain exactl
 
     pending ──start──► sent ──confirm──► confirmed        sent ──postpone──► pending (capped backoff)
 
+What the chain must know of the committee goes the same way: a handover, or evidence against a replica, has an epoch
+in the place of the round and its own subject in the place of the task (see anchor.py).
+
 `sent` means: a transaction may be on its way. A process that dies leaves jobs in `sent`; the next one takes them up
 like `pending` ones. Jobs of one task are worked off in order; tasks do not wait for one another.
 """
@@ -47,6 +50,8 @@ class Kind(IntEnum):
 
     OPEN_ROUND = 1
     COMMIT_ROUND = 2
+    HAND_OVER = 3
+    REPORT = 4
 
 
 class Stage(StrEnum):

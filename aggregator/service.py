@@ -28,6 +28,7 @@ from koinon.service import application, listen
 from koinon.threads import in_thread
 
 from .anchor import Anchor
+from .committee import CommitteeWatch
 from .outbox import Outbox
 from .runner import Runner
 from .timings import FILE as TIMINGS_FILE
@@ -80,6 +81,7 @@ class Aggregator:
             async with asyncio.TaskGroup() as group:
                 group.create_task(anchor.run())
                 group.create_task(self._watch_chain(ledger))
+                group.create_task(CommitteeWatch(client, ledger, anchor).run())
                 group.create_task(self._discover(client, ledger, anchor, group))
 
     # --- beginnings ------------------------------------------------------------------------------------------

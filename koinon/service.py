@@ -55,6 +55,14 @@ def _status(error: KoinonError) -> int:
     return 409
 
 
+def refusal(service: str, error: KoinonError, path: str) -> tuple[int, bytes]:
+    """Count and log a refusal; its status and body."""
+    refused(service, error)
+    log.info("refused", extra={"code": error.code, "reason": error.message, "path": path})
+    code = f"{error.code}:{error.rule}" if isinstance(error, Rejected) else error.code
+    return _status(error), encode(Refusal(code=code, message=error.message[:1024], hint=(error.hint or "")[:1024]))
+
+
 def refusals(service: str) -> Middleware:
     """Middleware: a KoinonError becomes a counted refusal, anything else a logged 500; the service goes on."""
 
@@ -63,11 +71,8 @@ def refusals(service: str) -> Middleware:
         try:
             return await handler(request)
         except KoinonError as error:
-            refused(service, error)
-            log.info("refused", extra={"code": error.code, "reason": error.message, "path": request.path})
-            code = f"{error.code}:{error.rule}" if isinstance(error, Rejected) else error.code
-            body = Refusal(code=code, message=error.message[:1024], hint=(error.hint or "")[:1024])
-            return web.Response(status=_status(error), body=encode(body), content_type=CONTENT_TYPE)
+            status, said = refusal(service, error, request.path)
+            return web.Response(status=status, body=said, content_type=CONTENT_TYPE)
         except web.HTTPRequestEntityTooLarge:
             error_ = Oversized("the body is larger than this service accepts")
             refused(service, error_)

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from koinon.encoding import ZERO_DIGEST, keccak
 from koinon.errors import InvariantBroken
-from koinon.signing import Domain, Signer
-from koinon.wire import Checkpoint, CheckpointCertificate, Phase, Vote
+from koinon.signing import Domain, Signer, seal
+from koinon.wire import Checkpoint, CheckpointCertificate, Phase, Reply, Vote
 
 from .certificates import Verifier
 from .deferred import Deferred
@@ -117,6 +117,10 @@ class Core:
     def handed_over(self) -> bool:
         """Whether this epoch's last entry was executed: what follows is another committee's."""
         return self.execution.epoch > self.epoch
+
+    def seal(self, reply: Reply) -> bytes:
+        """The signed bytes of a reply that this replica gave."""
+        return seal(self._signer, self.domain, reply)
 
     # --- tools
 

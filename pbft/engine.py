@@ -1,9 +1,10 @@
 """The loop around the core: events in, effects out, in order, and nothing said before it is on disk.
 
 Rules. One task steps the core; between two steps of one turn nothing awaits. A turn drains the inbox, steps each
-event, writes what must be remembered in one go (one fsync for all of it, in the only thread that touches the
-disk), and only then sends and answers. While the disk works, events gather for the next turn: that is what groups
-fsyncs under load. A broken invariant ends `run`, and with it the process.
+event, writes what must be remembered in one go (one sync for all of it), and only then sends and answers. While the
+disk works, events gather for the next turn: that is what groups syncs under load. A disk that answers at once is
+written from the loop itself, because handing the work to a thread and back costs more than the write; a slow one, and
+checkpoints, get the thread. A broken invariant ends `run`, and with it the process.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TypeVar
 from prometheus_client import Counter, Gauge
 
 from koinon.encoding import encode
-from koinon.errors import RemoteError, Replayed, Unavailable, WrongEpoch
+from koinon.errors import RemoteError, Unavailable, WrongEpoch
 from koinon.observe import SEQUENCE, VIEW, refused
 from koinon.wire import CheckpointCertificate, CommittedBatch
 
@@ -31,7 +32,6 @@ from .events import (
     Committed,
     Effect,
     Evidence,
-    Executed,
     GaveUp,
     Ignored,
     Misbehaved,
@@ -49,11 +49,11 @@ from .evidence import EvidenceFile, transferable
 from .inbox import CLIENTS, OWN, Inbox
 from .journal import Journal, Snapshots
 from .replica import Replica
+from .replies import Replies
 
 TURN_EVENTS_MAX = 512
-REQUEST_WAIT_SECONDS = 25.0
-WAITING_PER_CLIENT_MAX = 64
 CATCHING_UP_MS = 1500
+AT_ONCE_SECONDS = 0.0005
 
 IGNORED = Counter("koinon_ignored_total", "Correct messages of replicas that came too early, late or often", ["reason"])
 EXECUTED = Counter("koinon_executed_total", "Requests that this replica executed")
@@ -63,12 +63,11 @@ CHECKPOINT = Gauge("koinon_checkpoint", "The last stable checkpoint's sequence n
 
 log = logging.getLogger("koinon.pbft")
 T = TypeVar("T")
-Waiting = dict[int, list[asyncio.Future[bytes]]]
 Written = Persist | Committed | StableCheckpoint | Evidence
 
 
 class Disk:
-    """The replica's four files, in one thread: journal, archive, snapshots, evidence."""
+    """The replica's four files: journal, archive, snapshots, evidence. One `perform` at a time; readers use `run`."""
 
     def __init__(self, folder: Path) -> None:
         self.journal = Journal(folder / "journal")
@@ -76,6 +75,7 @@ class Disk:
         self.snapshots = Snapshots(folder / "snapshots")
         self.evidence = EvidenceFile(folder / "evidence")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
+        self._usual_s = 1.0
 
     def recovered(self, now_ms: int) -> Recovered:
         """What a restart starts from."""
@@ -88,6 +88,22 @@ class Disk:
 
     async def run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def perform(self, effects: Sequence[Written]) -> None:
+        """`write`, from where it costs least."""
+        if any(isinstance(effect, StableCheckpoint | Evidence) for effect in effects):
+            await self.run(lambda: self.write(effects))
+        elif not any(isinstance(effect, Persist) for effect in effects):
+            self.write(effects)
+        else:
+            at_once = self._usual_s < AT_ONCE_SECONDS
+            took = self._timed(effects) if at_once else await self.run(lambda: self._timed(effects))
+            self._usual_s += (took - self._usual_s) / 8
+
+    def _timed(self, effects: Sequence[Written]) -> float:
+        begun = time.perf_counter()
+        self.write(effects)
+        return time.perf_counter() - begun
 
     def write(self, effects: Sequence[Written]) -> None:
         """Perform the effects in order; all are durable when this returns (see `Archive` on entries)."""
@@ -136,7 +152,7 @@ class Engine:
         self._blame = blame
         self._inbox = Inbox()
         self._catching: dict[int, asyncio.Future[None]] = {}
-        self._waiting: dict[bytes, Waiting] = {}
+        self._replies = Replies()
         self._others = [index for index in range(replica.committee.n) if index != replica.index]
         self._needed_ms = -CATCHING_UP_MS
 
@@ -180,33 +196,20 @@ class Engine:
             del self._catching[id(event)]
         return self.replica.executed
 
-    async def request(self, data: bytes) -> bytes:
-        """Have a sealed request ordered: the sealed reply.
+    def ask(self, data: bytes) -> asyncio.Future[bytes]:
+        """Have a sealed request ordered: a future of the sealed reply (cancel it to wait no longer).
 
         What cannot be authenticated, or comes from a stranger, never reaches the core: Malformed, BadSignature,
-        UnknownSigner. Unavailable when too many requests wait, or this one did for too long; Replayed as the
-        core says.
+        UnknownSigner. Unavailable when too many requests wait, or, from the future, this one did for too long;
+        Replayed as the core says.
         """
         sender, asked = self.replica.verifier.request(data)
         self.replica.execution.application.admits(sender, asked.operation)
-        many = sum(map(len, self._waiting.get(sender, {}).values())) >= WAITING_PER_CLIENT_MAX
-        if many or self._inbox.full(CLIENTS, len(data)):
+        if self._inbox.full(CLIENTS, len(data)):
             raise Unavailable("too many requests wait", hint="wait for earlier requests to be answered")
-        waiting = self._waiting.setdefault(sender, {})
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        waiting.setdefault(asked.number, []).append(future)
+        future = self._replies.wait(sender, asked.number)
         self._inbox.put_nowait(CLIENTS, ClientRequest(now_ms(), data), len(data))
-        try:
-            async with asyncio.timeout(REQUEST_WAIT_SECONDS):
-                return await future
-        except TimeoutError:
-            raise Unavailable("the committee did not order the request in time", hint="send it again") from None
-        finally:
-            waiting[asked.number].remove(future)
-            if not waiting[asked.number]:
-                del waiting[asked.number]
-            if not waiting and self._waiting.get(sender) is waiting:
-                del self._waiting[sender]
+        return future
 
     # --- turns -----------------------------------------------------------------------------------------------
 
@@ -226,34 +229,37 @@ class Engine:
     async def _tick(self) -> None:
         while True:
             await self._inbox.put(OWN, Tick(now_ms()))
+            self._replies.sweep()
             await asyncio.sleep(self.replica.settings.tick_ms / 1000)
 
     async def _perform(self, effects: list[Effect]) -> None:
         written = [effect for effect in effects if isinstance(effect, Written)]
         promised = any(isinstance(effect, Persist | StableCheckpoint) for effect in written)
         if promised:
-            await self.disk.run(lambda: self.disk.write(written))
+            await self.disk.perform(written)
         for effect in effects:
             self._speak(effect)
         if any(isinstance(effect, Committed | StableCheckpoint) for effect in written):
             self._gauge()
             self._changed()
         if written and not promised:  # the archive alone: no answer has to wait for it
-            await self.disk.run(lambda: self.disk.write(written))
+            await self.disk.perform(written)
 
     def _speak(self, effect: Effect) -> None:
         match effect:
             case Send(to=to, message=message):
                 self._send(self._others if to == ALL else (to,), encode(message))
-            case Respond(client=client, number=number, data=data):
-                for future in self._asking(client, number):
-                    future.set_result(data)
+            case Respond(reply=reply):
+                if futures := self._replies.asking(reply.client, reply.number):
+                    data = self.replica.seal(reply)
+                    for future in futures:
+                        future.set_result(data)
             case Refuse(client=client, number=number, error=error):
-                for future in self._asking(client, number):
+                for future in self._replies.asking(client, number):
                     future.set_exception(error)
             case Committed(results=results):
                 EXECUTED.inc(len(results))
-                self._refuse_overtaken(results)
+                self._replies.refuse_overtaken(results)
             case NeedState():
                 self._needed_ms = now_ms()
                 self._need(effect)
@@ -272,19 +278,6 @@ class Engine:
                     self._blame(sender)
             case Ignored(reason=reason):
                 IGNORED.labels(reason).inc()
-
-    def _asking(self, client: bytes, number: int) -> list[asyncio.Future[bytes]]:
-        """Who waits for this request and has not been answered."""
-        return [future for future in self._waiting.get(client, {}).get(number, ()) if not future.done()]
-
-    def _refuse_overtaken(self, results: Sequence[Executed]) -> None:
-        """A request that waits while a later one of its client was executed can never be executed any more."""
-        executed = {(one.client, one.number) for one in results}
-        for client, number in executed:
-            for other in [one for one in self._waiting.get(client, ()) if one < number]:
-                if (client, other) not in executed:
-                    for future in self._asking(client, other):
-                        future.set_exception(Replayed(f"request {other} was overtaken by {number}"))
 
     def _gauge(self) -> None:
         VIEW.set(self.replica.view)

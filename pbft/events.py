@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from koinon.errors import KoinonError
-from koinon.wire import CHECKPOINT_INTERVAL, CheckpointCertificate, CommittedBatch
+from koinon.wire import CHECKPOINT_INTERVAL, CheckpointCertificate, CommittedBatch, Reply
 
 from .messages import Ballot, PeerMessage, Record
 
@@ -130,11 +130,9 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Respond:
-    """A sealed `Reply` for the client's request `number`."""
+    """An answer for whoever waits for it; `Replica.seal` signs it, and only then it costs a signature."""
 
-    client: bytes
-    number: int
-    data: bytes
+    reply: Reply
 
 
 @dataclass(frozen=True, slots=True)

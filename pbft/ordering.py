@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from koinon.errors import InvariantBroken, Malformed, Rejected
-from koinon.signing import seal
 from koinon.wire import Batch, CommittedBatch, Phase, Reply, Vote
 
 from .certificates import batch_digest
@@ -243,8 +242,7 @@ class Ordering(Core):
             self._make_checkpoint()
 
     def _respond(self, client: bytes, number: int, result: bytes) -> None:
-        reply = Reply(view=self.view, client=client, number=number, result=result)
-        self._emit(Respond(client, number, seal(self._signer, self.domain, reply)))
+        self._emit(Respond(Reply(view=self.view, client=client, number=number, result=result)))
 
     # --- batches that a NEW-VIEW named by digest
 

@@ -2,8 +2,8 @@
 
 The replica of the lower index dials. Both ends first send a `Greeting` (who I am, a fresh nonce), then a signed
 `Hello` that names both ends and both nonces: it can be neither replayed nor reflected. After that each binary frame
-is one message for the core. Messages may be lost (a full queue drops the oldest); the protocol asks again.
-Confidentiality and integrity on the wire are TLS's; what counts toward a quorum is signed besides.
+is a bundle of messages for the core (`koinon.bundle`). Messages may be lost (a full queue drops the oldest); the
+protocol asks again. Confidentiality and integrity on the wire are TLS's; what counts toward a quorum is signed besides.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import logging
 import os
 import random
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 
 import aiohttp
 from aiohttp import WSMsgType, web
 
+from koinon.bundle import BUNDLE_OVERHEAD_BYTES, Outbox, unbundle
 from koinon.config import FederationFile
 from koinon.encoding import U8, Digest, Message, decode, encode
 from koinon.errors import InvariantBroken, Malformed, Oversized, RemoteError, Unavailable, UnknownSigner
@@ -39,6 +40,7 @@ REDIAL_SECONDS = 0.1
 REDIAL_SECONDS_MAX = 2.0
 PEER_QUEUE_MESSAGES_MAX = 4096
 PEER_QUEUE_BYTES_MAX = 64 << 20
+FRAME_BYTES_MAX = MESSAGE_BYTES_MAX + BUNDLE_OVERHEAD_BYTES
 
 log = logging.getLogger("koinon.pbft.peers")
 Socket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
@@ -61,48 +63,12 @@ class Hello(Message, frozen=True):
     receiver_nonce: Digest
 
 
-class Outbox:
-    """What waits to be sent over one link, bounded in messages and bytes; the oldest gives way."""
-
-    def __init__(self, *, messages_max: int = PEER_QUEUE_MESSAGES_MAX, bytes_max: int = PEER_QUEUE_BYTES_MAX) -> None:
-        self._messages_max = messages_max
-        self._bytes_max = bytes_max
-        self._queue: deque[bytes] = deque()
-        self._size = 0
-        self._filled = asyncio.Event()
-        self.closed = False
-        self.dropped = 0
-
-    def put(self, data: bytes) -> None:
-        self._queue.append(data)
-        self._size += len(data)
-        while len(self._queue) > self._messages_max or self._size > self._bytes_max:
-            self._size -= len(self._queue.popleft())
-            self.dropped += 1
-        self._filled.set()
-
-    def close(self) -> None:
-        """No more is sent: `get` raises ConnectionError."""
-        self.closed = True
-        self._filled.set()
-
-    async def get(self) -> bytes:
-        while not self._queue and not self.closed:
-            self._filled.clear()
-            await self._filled.wait()
-        if self.closed:
-            raise ConnectionError("the link is given up")
-        data = self._queue.popleft()
-        self._size -= len(data)
-        return data
-
-
 class _Link:
     """An authenticated connection to one peer."""
 
     def __init__(self, socket: Socket) -> None:
         self.socket = socket
-        self.outbox = Outbox()
+        self.outbox = Outbox(messages_max=PEER_QUEUE_MESSAGES_MAX, bytes_max=PEER_QUEUE_BYTES_MAX)
 
 
 class Peers:
@@ -165,7 +131,7 @@ class Peers:
         remote = request.remote or ""
         if self._handshakes.total() >= HANDSHAKES_MAX or self._handshakes[remote] >= HANDSHAKES_PER_ADDRESS_MAX:
             raise Unavailable("too many replicas greet at once")
-        socket = web.WebSocketResponse(max_msg_size=MESSAGE_BYTES_MAX, heartbeat=HEARTBEAT_SECONDS, compress=False)
+        socket = web.WebSocketResponse(max_msg_size=FRAME_BYTES_MAX, heartbeat=HEARTBEAT_SECONDS, compress=False)
         self._handshakes[remote] += 1
         try:
             await socket.prepare(request)
@@ -203,7 +169,7 @@ class Peers:
         timeout = aiohttp.ClientWSTimeout(ws_close=1.0)
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_SECONDS):
             socket = await self._session.ws_connect(
-                url, max_msg_size=MESSAGE_BYTES_MAX, heartbeat=HEARTBEAT_SECONDS, compress=0, timeout=timeout
+                url, max_msg_size=FRAME_BYTES_MAX, heartbeat=HEARTBEAT_SECONDS, compress=0, timeout=timeout
             )
         try:
             await self._greet(socket, peer)
@@ -255,13 +221,14 @@ class Peers:
         while True:
             message = await socket.receive()
             if message.type == WSMsgType.BINARY:
-                self.conduct.require_good(peer)  # what it sent before it was barred is not listened to either
-                await self._receive(peer, message.data)
+                for data in unbundle(message.data, bytes_max=FRAME_BYTES_MAX):
+                    self.conduct.require_good(peer)  # what it sent before it was barred is not listened to either
+                    await self._receive(peer, data)
             elif message.type == WSMsgType.TEXT:
                 raise Malformed("a text frame, where all frames are binary")
             elif message.type == WSMsgType.ERROR:
                 if socket.close_code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG:
-                    raise Oversized(f"a frame of more than {MESSAGE_BYTES_MAX} bytes")
+                    raise Oversized(f"a frame of more than {FRAME_BYTES_MAX} bytes")
                 return
             else:
                 return
@@ -269,7 +236,7 @@ class Peers:
     async def _write(self, link: _Link) -> None:
         try:
             while True:
-                await link.socket.send_bytes(await link.outbox.get())
+                await link.socket.send_bytes(await link.outbox.take())
         except (ConnectionError, RuntimeError):  # closed meanwhile: the reader ends too
             await link.socket.close()
 

@@ -1,6 +1,7 @@
 """One replica as a service: HTTP for members, WebSockets for peers, the core in the middle.
 
-    POST /v1/requests      ordered operations            GET /v1/tasks, members, refusals    the law's state
+    POST /v1/requests      ordered operations, one       GET /v1/tasks, members, refusals    the law's state
+    GET  /v1/stream        ordered operations, many      GET /v1/status                      where this replica stands
     PUT/GET /v1/blobs      public bytes by digest        GET /v1/log, checkpoint, evidence   the ordered log
     POST /v1/pieces        private pieces -> receipts    POST /v1/parts                      recovery, for replicas
     GET /v1/openings       contributions                 POST /v1/certificates               round certificates
@@ -42,6 +43,7 @@ from .peers import Peers
 from .quorum import Committee
 from .replica import Replica
 from .shelf import Shelf
+from .streams import Streams
 from .transfer import Order, StateTransfer
 from .waiting import Budget, Changes
 
@@ -94,6 +96,7 @@ class ReplicaServer:
             data / "incoming",
         )
         self.peers = Peers(self.federation, index, signer, self.engine.hear)
+        self.streams = Streams(self.engine.ask)
         self.chain = ChainCheck(self.federation)
         self.address: tuple[str, int] | None = None
         self._budget = Budget(BODIES_BYTES_MAX, sender_bytes_max=BODIES_BYTES_MAX // 4)
@@ -134,6 +137,7 @@ class ReplicaServer:
             task.cancel()
         await asyncio.gather(*self._helpers.values(), return_exceptions=True)
         await self.peers.stop()
+        await self.streams.stop()
         if self._runner is not None:
             await self._runner.cleanup()
         await self.custody.stop()
@@ -195,6 +199,7 @@ class ReplicaServer:
         route.add_get("/readyz", self._ready)
         route.add_get("/v1/peer", self.peers.accept)
         route.add_post("/v1/requests", self._request)
+        route.add_get("/v1/stream", self.streams.accept)
         route.add_get("/v1/tasks", self._tasks)
         route.add_get("/v1/tasks/{task}", self._task)
         route.add_get("/v1/members", self._members)
@@ -214,7 +219,7 @@ class ReplicaServer:
 
     async def _request(self, request: web.Request) -> web.Response:
         body = await read_body(request, bytes_max=self.replica.settings.request_bytes_max)
-        return answer(await self.engine.request(body))
+        return answer(await self.engine.ask(body))
 
     async def _tasks(self, _: web.Request) -> web.Response:
         return answer({identity: _last_rounds(task, 1) for identity, task in self.law.state.tasks.items()})

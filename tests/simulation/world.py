@@ -317,13 +317,11 @@ class World:
                         self.checkers.said(index, message)
                     for target in self.epochs.targets(index, to):
                         self._send(index, target, message)
-                case Respond(client, number, data):
-                    reply = authenticate(Reply, data, DOMAIN)
-                    assert reply.sender == signer("replica", self.identities[index]).address
-                    for _, said in self._says(index, CLIENT, reply.message):
+                case Respond(reply):
+                    for _, said in self._says(index, CLIENT, reply):
                         assert isinstance(said, Reply)
-                        self.replies.setdefault((client, said.number), {})[self.identities[index]] = said.result
-                    self._answered(client, number)
+                        self.replies.setdefault((reply.client, said.number), {})[self.identities[index]] = said.result
+                    self._answered(reply.client, reply.number)
                 case Refuse():
                     self.refused.append((index, effect))
                 case Committed(entry):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from koinon.blobs import BlobStore
+from koinon.bundle import Outbox, unbundle
 from koinon.errors import Malformed, Oversized, Rejected, Unavailable
-from pbft.peers import Outbox
 from pbft.pieces import Kept, PieceStore
 from pbft.uploads import Uploads
 from pbft.waiting import Budget, Changes, SingleFlight, Workers
@@ -192,13 +191,13 @@ def test_many_askers_share_one_computation_and_one_that_leaves_does_not_end_it()
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("bound", [lambda: Outbox(messages_max=3), lambda: Outbox(bytes_max=3)])
-def test_a_full_outbox_gives_up_the_oldest_message(bound: Callable[[], Outbox]) -> None:
+@pytest.mark.parametrize(("messages_max", "bytes_max"), [(3, 99), (99, 3)])
+def test_a_full_outbox_gives_up_the_oldest_message(messages_max: int, bytes_max: int) -> None:
     async def scenario() -> None:
-        outbox = bound()
+        outbox = Outbox(messages_max=messages_max, bytes_max=bytes_max)
         for number in range(5):
             outbox.put(bytes([number]))
         assert outbox.dropped == 2
-        assert [await outbox.get() for _ in range(3)] == [b"\x02", b"\x03", b"\x04"]
+        assert unbundle(await outbox.take(), bytes_max=99) == (b"\x02", b"\x03", b"\x04")
 
     asyncio.run(scenario())

@@ -15,8 +15,7 @@ from aiohttp import web
 from koinon.config import FederationFile
 from koinon.encoding import encode
 from koinon.signing import Signer, seal
-from pbft.messages import MESSAGE_BYTES_MAX
-from pbft.peers import Greeting, Hello, Peers
+from pbft.peers import FRAME_BYTES_MAX, Greeting, Hello, Peers
 from tests.integration.committee import Committee
 
 
@@ -130,7 +129,7 @@ def test_an_oversized_frame_ends_the_link_which_is_dialled_again(tmp_path: Path)
         async with ends(tmp_path) as (made, _):
             await connected(made[0], 1, 2)
             link = made[0].peers._links[1]
-            made[0].peers.send([1], bytes(MESSAGE_BYTES_MAX + 1))
+            made[0].peers.send([1], bytes(FRAME_BYTES_MAX + 1))
             async with asyncio.timeout(10):
                 while made[0].peers._links.get(1) in (None, link):
                     await asyncio.sleep(0.01)

@@ -64,7 +64,7 @@ def test_a_committee_counts_nobody_twice() -> None:
 def test_section_4_1_an_executed_request_is_answered_with_a_signed_reply() -> None:
     bench = Bench()
     (respond,) = of(Respond, bench.order(1, bench.batch(bench.request(7))))
-    reply = authenticate(Reply, respond.data, DOMAIN)
+    reply = authenticate(Reply, bench.replica.seal(respond.reply), DOMAIN)
     assert reply.sender == bench.committee.members[1]
     assert (reply.message.number, reply.message.result) == (7, b"\0\0\0\1do")
 

@@ -1,0 +1,251 @@
+"""Ordered operations over one lasting connection to each replica: for who speaks for many keys, or asks often.
+
+A frame is a bundle (`koinon.bundle`) of asked requests (tag u32 | sealed `Request`) one way, and of answers
+(tag u32 | status u16 | sealed `Reply` or `Refusal`) the other. An HTTP exchange costs both ends ten times what its
+signatures cost; here many share one system call.
+
+A result is believed when f+1 replicas signed it (Castro & Liskov 1999, section 4.1). So f+1 are asked first, the
+primary among them, and the others only when these fail, disagree, or take HEDGE_SECONDS: an honest answer never
+depends on the first ones, and the usual one costs half the signatures. Where answers usually take longer, the others
+are asked later in proportion: asking all must not be what a busy committee gets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+
+import aiohttp
+
+from .bundle import BUNDLE_BYTES, BUNDLE_OVERHEAD_BYTES, Outbox, unbundle
+from .config import FederationFile
+from .errors import KoinonError, Malformed, RemoteError, Replayed, Unavailable, UnknownSigner
+from .service import client_tls, raise_refusal
+from .signing import Signer, authenticate, seal
+from .wire import Reply, Request
+
+OK = 200
+HEARTBEAT_SECONDS = 10.0
+FRAME_BYTES_MAX = BUNDLE_BYTES + BUNDLE_OVERHEAD_BYTES
+OUTBOX_BYTES_MAX = 64 << 20
+OUTBOX_MESSAGES_MAX = 16_384
+CONNECT_SECONDS = 3.0
+HEDGE_SECONDS = 0.2
+HEDGE_SECONDS_MAX = 3.0
+HEDGE_TIMES = 4
+ORDER_SECONDS_MAX = 30.0
+
+_TAG = struct.Struct(">I")
+_ANSWER = struct.Struct(">IH")
+Answered = Callable[[int, bytes], None]
+
+
+def pack(tag: int, status: int, body: bytes) -> bytes:
+    """One answer of a replica."""
+    return _ANSWER.pack(tag, status) + body
+
+
+def read_asked(frame: bytes) -> list[tuple[int, bytes]]:
+    """(tag, sealed request) of each in a client's frame; Malformed and its kinds."""
+    return [(_TAG.unpack_from(part)[0], part[_TAG.size :]) for part in _parts(frame, _TAG.size)]
+
+
+def _parts(frame: bytes, size_min: int) -> tuple[bytes, ...]:
+    parts = unbundle(frame, bytes_max=FRAME_BYTES_MAX)
+    if any(len(part) < size_min for part in parts):
+        raise Malformed("a part of a frame that is too short for its tag")
+    return parts
+
+
+class Stream:
+    """A connection to one replica, made when it is needed and again when it broke."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url + "/v1/stream"
+        self._outbox = Outbox(messages_max=OUTBOX_MESSAGES_MAX, bytes_max=OUTBOX_BYTES_MAX)
+        self._asked: dict[int, Answered] = {}
+        self._tag = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def ask(self, request: bytes, answered: Answered) -> None:
+        """Send a sealed request; `answered(status, body)` is called once, with status 0 when the connection failed."""
+        self._tag = (self._tag + 1) % 2**32
+        self._asked[self._tag] = answered
+        self._outbox.put(_TAG.pack(self._tag) + request)
+        if self._task is None:
+            self._task = asyncio.create_task(self._carry())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _carry(self) -> None:
+        """One connection from beginning to end; whoever waits then is told that it failed."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                socket = await self._session.ws_connect(
+                    self._url, max_msg_size=FRAME_BYTES_MAX, heartbeat=HEARTBEAT_SECONDS, compress=0
+                )
+            async with socket:
+                writer = asyncio.create_task(self._write(socket))
+                try:
+                    await self._read(socket)
+                finally:
+                    writer.cancel()
+        except (aiohttp.ClientError, OSError, TimeoutError, RemoteError):
+            pass
+        finally:
+            self._task = None
+            self._outbox = Outbox(messages_max=OUTBOX_MESSAGES_MAX, bytes_max=OUTBOX_BYTES_MAX)
+            asked, self._asked = self._asked, {}
+            for answered in asked.values():
+                answered(0, b"")
+
+    async def _write(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        try:
+            while True:
+                await socket.send_bytes(await self._outbox.take())
+        except (ConnectionError, RuntimeError, aiohttp.ClientError):  # closed meanwhile: the reader ends too
+            await socket.close()
+
+    async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        while (message := await socket.receive()).type == aiohttp.WSMsgType.BINARY:
+            for part in _parts(message.data, _ANSWER.size):
+                tag, status = _ANSWER.unpack_from(part)
+                answered = self._asked.pop(tag, None)
+                if answered is not None:
+                    answered(status, part[_ANSWER.size :])
+
+
+class Gateway:
+    """Streams to all replicas of one committee, for any number of keys. Use as an async context manager."""
+
+    def __init__(self, federation: FederationFile) -> None:
+        self.count = len(federation.replicas)
+        self.enough = federation.faulty + 1
+        self._replicas = federation.replicas
+        self._addresses = federation.replica_addresses
+        self._domain = federation.domain
+        self._tls = client_tls(federation.tls_ca)
+        self._usual_s = 0.0
+        self._session: aiohttp.ClientSession | None = None
+        self._streams: list[Stream] = []
+        self._number = 0
+        self.view = 0
+
+    async def __aenter__(self) -> Gateway:
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls or False, limit=0))
+        self._streams = [Stream(self._session, replica.url) for replica in self._replicas]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for stream in self._streams:
+            await stream.close()
+        if self._session is not None:
+            await self._session.close()
+
+    def order(self, signer: Signer, operation: bytes) -> asyncio.Future[bytes]:
+        """Have `operation` ordered for `signer`: the result on which f+1 replicas agree.
+
+        Raises Unavailable when they don't in time, and what f+1 of them refuse it with. One at a time for each key:
+        of two at once, the later number may overtake the earlier one (Replayed).
+        """
+        self._number = max(self._number + 1, time.time_ns() // 1000)
+        return _Question(self, signer, self._number, operation).result
+
+    @property
+    def patience_s(self) -> float:
+        """How long the first ones are waited for, before the others are asked."""
+        return min(max(HEDGE_SECONDS, HEDGE_TIMES * self._usual_s), HEDGE_SECONDS_MAX)
+
+    def answered(self, view: int, took_s: float) -> None:
+        """An operation was answered in `view`, after so many seconds."""
+        self.view = view
+        self._usual_s += (took_s - self._usual_s) / 8
+
+    def seal(self, signer: Signer, number: int, operation: bytes) -> bytes:
+        return seal(signer, self._domain, Request(number=number, operation=operation))
+
+    def ask(self, index: int, request: bytes, answered: Answered) -> None:
+        self._streams[index].ask(request, answered)
+
+    def read(self, index: int, body: bytes) -> Reply:
+        """Replica `index`'s reply; Malformed and its kinds, BadSignature or UnknownSigner."""
+        said = authenticate(Reply, body, self._domain)
+        if said.sender != self._addresses[index]:
+            raise UnknownSigner(f"replica {index} signed with a key that is not the committee's")
+        return said.message
+
+
+class _Question:
+    """One operation on its way: who was asked, and what was answered."""
+
+    def __init__(self, gateway: Gateway, signer: Signer, number: int, operation: bytes) -> None:
+        self._gateway = gateway
+        self._client = signer.address
+        self._number = number
+        self._request = gateway.seal(signer, number, operation)
+        self._results: Counter[bytes] = Counter()
+        self._refusals: Counter[type[KoinonError]] = Counter()
+        self._views: list[int] = []
+        self._open = 0
+        self._enough = gateway.enough
+        self._rest = [(gateway.view + step) % gateway.count for step in range(gateway.count)]
+        loop = asyncio.get_running_loop()
+        self._begun = loop.time()
+        self.result: asyncio.Future[bytes] = loop.create_future()
+        self._timer = loop.call_later(gateway.patience_s, self._ask_the_rest)
+        self.result.add_done_callback(lambda _: self._timer.cancel())
+        self._ask(self._enough)
+
+    def _ask(self, count: int) -> None:
+        asked, self._rest = self._rest[:count], self._rest[count:]
+        self._open += len(asked)
+        for index in asked:
+            self._gateway.ask(index, self._request, partial(self._hear, index))
+
+    def _ask_the_rest(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(ORDER_SECONDS_MAX, self._give_up)
+        self._ask(len(self._rest))
+
+    def _give_up(self) -> None:
+        if not self.result.done():
+            self.result.set_exception(Unavailable("no f+1 replicas answered alike in time", hint="send it again"))
+
+    def _hear(self, index: int, status: int, body: bytes) -> None:
+        if self.result.done():
+            return
+        self._open -= 1
+        try:
+            self._count(index, status, body)
+        except KoinonError as error:
+            self._refusals[type(error)] += 1
+            if self._refusals[type(error)] >= self._enough and isinstance(error, Replayed | UnknownSigner):
+                self.result.set_exception(error)
+                return
+        if not self.result.done() and self._open == 0:
+            self._ask(len(self._rest)) if self._rest else self._give_up()
+
+    def _count(self, index: int, status: int, body: bytes) -> None:
+        if status == 0:
+            raise Unavailable(f"replica {index} does not answer")
+        if status != OK:
+            raise_refusal(status, body, f"replica {index}")
+        reply = self._gateway.read(index, body)
+        if (reply.client, reply.number) != (self._client, self._number):
+            raise RemoteError(f"replica {index} answered another request")
+        self._results[reply.result] += 1
+        self._views.append(reply.view)
+        if self._results[reply.result] >= self._enough:
+            took = asyncio.get_running_loop().time() - self._begun
+            self._gateway.answered(min(self._views), took)
+            self.result.set_result(reply.result)

@@ -1,0 +1,114 @@
+"""Clients' streams: many ordered operations over one WebSocket, for whoever speaks for many keys or asks often.
+
+`GET /v1/stream`. A frame brings requests, each with a tag that its sender chose; answers carry that tag and come when
+they are ready, as many to a frame as are ready together (`koinon.streams`). A request counts as it does over HTTP: who
+signed it says whose it is, and the connection proves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from aiohttp import WSMsgType, web
+
+from koinon.bundle import Outbox
+from koinon.errors import KoinonError, Malformed, Unavailable
+from koinon.service import refusal
+from koinon.streams import FRAME_BYTES_MAX, HEARTBEAT_SECONDS, OK, OUTBOX_BYTES_MAX, pack, read_asked
+
+STREAMS_MAX = 256
+STREAM_REQUESTS_MAX = 2048
+
+Ask = Callable[[bytes], asyncio.Future[bytes]]
+
+
+class Streams:
+    """All streams of one replica; `ask(request)` is `Engine.ask`."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._open: set[web.WebSocketResponse] = set()
+
+    async def stop(self) -> None:
+        for socket in list(self._open):
+            await socket.close()
+
+    async def accept(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v1/stream`: serve until the client leaves."""
+        if len(self._open) >= STREAMS_MAX:
+            raise Unavailable("too many streams are open", hint="ask over HTTP, or another replica")
+        socket = web.WebSocketResponse(max_msg_size=FRAME_BYTES_MAX, heartbeat=HEARTBEAT_SECONDS, compress=False)
+        await socket.prepare(request)
+        self._open.add(socket)
+        try:
+            await _Stream(socket, self._ask).serve()
+        finally:
+            self._open.discard(socket)
+        return socket
+
+
+class _Stream:
+    """One connection."""
+
+    def __init__(self, socket: web.WebSocketResponse, ask: Ask) -> None:
+        self._socket = socket
+        self._ask = ask
+        self._outbox = Outbox(messages_max=2 * STREAM_REQUESTS_MAX, bytes_max=OUTBOX_BYTES_MAX)
+        self._running: set[asyncio.Future[bytes]] = set()
+        self._room = asyncio.Event()
+
+    async def serve(self) -> None:
+        writer = asyncio.create_task(self._write())
+        try:
+            await self._read()
+        finally:
+            writer.cancel()
+            for future in self._running:
+                future.cancel()
+
+    async def _read(self) -> None:
+        while (message := await self._socket.receive()).type == WSMsgType.BINARY:
+            try:
+                asked = read_asked(message.data)
+            except Malformed as error:
+                refusal("pbft", error, "/v1/stream")
+                await self._socket.close(code=1002)
+                return
+            for tag, data in asked:
+                await self._take(tag, data)
+
+    async def _take(self, tag: int, data: bytes) -> None:
+        """Begin one request; a stream with too many waits here, and its client with it."""
+        while len(self._running) >= STREAM_REQUESTS_MAX:
+            self._room.clear()
+            await self._room.wait()
+        try:
+            future = self._ask(data)
+        except KoinonError as error:
+            self._refuse(tag, error)
+            return
+        self._running.add(future)
+        future.add_done_callback(lambda done: self._answer(tag, done))
+
+    def _answer(self, tag: int, future: asyncio.Future[bytes]) -> None:
+        self._running.discard(future)
+        self._room.set()
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            self._outbox.put(pack(tag, OK, future.result()))
+        elif isinstance(error, KoinonError):
+            self._refuse(tag, error)
+
+    def _refuse(self, tag: int, error: KoinonError) -> None:
+        status, body = refusal("pbft", error, "/v1/stream")
+        self._outbox.put(pack(tag, status, body))
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._socket.send_bytes(await self._outbox.take())
+        except (ConnectionError, RuntimeError):  # closed meanwhile: the reader ends too
+            await self._socket.close()

@@ -1,0 +1,96 @@
+"""Many requests over one connection a replica: what is believed, what is refused, and whom the client asks."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from koinon.bundle import BUNDLE_BYTES, bundle
+from koinon.encoding import decode, encode
+from koinon.errors import UnknownSigner
+from koinon.rounds.operations import Outcome, StopTask
+from koinon.signing import Signer
+from koinon.streams import HEDGE_SECONDS, Gateway
+from koinon.wire import Role
+from tests.integration.committee import Committee
+
+OPERATION = encode(StopTask(task=bytes(32)))
+
+
+FRAMES = [b"", b"\x00", encode([]), bundle([b"\x00\x00"]), bundle([bytes(BUNDLE_BYTES + 5000)])]
+
+
+def rule(raw: bytes) -> str:
+    return decode(Outcome, raw).rule
+
+
+def scene(folder: Path, work: Callable[[Committee, Gateway, list[Signer]], Awaitable[None]], *, keys: int) -> None:
+    """A committee of four with so many members, and a gateway to it."""
+
+    async def scenario() -> None:
+        with Committee(folder) as committee:
+            committee.start()
+            await committee.ready()
+            signers = [Signer(secrets.token_bytes(32)) for _ in range(keys)]
+            async with Gateway(committee.federation) as gateway, asyncio.timeout(60):
+                admissions = [gateway.order(key, encode(committee.enrolment(key, Role.NODE))) for key in signers]
+                assert all(rule(raw) == "" for raw in await asyncio.gather(*admissions))
+                await work(committee, gateway, signers)
+
+    asyncio.run(scenario())
+
+
+def test_requests_of_many_keys_over_one_gateway_are_all_executed_once(tmp_path: Path) -> None:
+    async def work(committee: Committee, gateway: Gateway, signers: list[Signer]) -> None:
+        for _ in range(3):
+            results = await asyncio.gather(*(gateway.order(key, OPERATION) for key in signers))
+            assert {rule(raw) for raw in results} == {"unknown-task"}
+        async with committee.client(signers[0]) as client:
+            assert await client.refusals() == {"unknown-task": 3 * len(signers)}
+
+    scene(tmp_path, work, keys=40)
+
+
+def test_a_stranger_is_refused_over_a_stream_as_he_is_over_http(tmp_path: Path) -> None:
+    async def work(committee: Committee, gateway: Gateway, signers: list[Signer]) -> None:
+        with pytest.raises(UnknownSigner):
+            await gateway.order(Signer(secrets.token_bytes(32)), OPERATION)
+
+    scene(tmp_path, work, keys=1)
+
+
+def test_a_silent_or_dead_primary_costs_a_pause_and_no_answer(tmp_path: Path) -> None:
+    async def work(committee: Committee, gateway: Gateway, signers: list[Signer]) -> None:
+        committee.signal(0, signal.SIGSTOP)
+        assert rule(await gateway.order(signers[0], OPERATION)) == "unknown-task"
+        committee.signal(0, signal.SIGCONT)
+        committee.kill(0)
+        assert rule(await gateway.order(signers[0], OPERATION)) == "unknown-task"
+        assert gateway.view > 0
+        committee.start(0)
+        await committee.ready()
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        await gateway.order(signers[0], OPERATION)
+        assert clock() - begun < 20 * HEDGE_SECONDS
+
+    scene(tmp_path, work, keys=1)
+
+
+def test_a_frame_that_is_no_bundle_of_tagged_requests_ends_its_stream_only(tmp_path: Path) -> None:
+    async def work(committee: Committee, gateway: Gateway, signers: list[Signer]) -> None:
+        url = committee.federation.replicas[0].url + "/v1/stream"
+        async with aiohttp.ClientSession() as session:
+            for frame in FRAMES:
+                async with session.ws_connect(url) as socket:
+                    await socket.send_bytes(frame)
+                    assert (await socket.receive()).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
+        assert rule(await gateway.order(signers[0], OPERATION)) == "unknown-task"
+
+    scene(tmp_path, work, keys=1)

@@ -7,12 +7,13 @@ signed.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from koinon.encoding import keccak
-from koinon.epochs import Handover, Seat, verify_handover
+from koinon.epochs import Handover, Seat, faulty_max, verify_handover
 from koinon.signing import Domain, Signer
 from koinon.wire import CheckpointCertificate
 from pbft.events import ALL, CatchUp, Event, Received
@@ -72,6 +73,7 @@ class Epochs:
         self.standby: set[int] = set()
         self.crash_at_handover = 0.0
         self._changes = 0
+        self._asked: tuple[tuple[bytes, int], int] | None = None
         self._poll_due_ms: dict[int, int] = {}
 
     # --- who sits where
@@ -109,7 +111,56 @@ class Epochs:
         """The registrar asks all for another committee."""
         self._changes += 1
         self._world.injected["change of the committee"] += 1
-        return self._world.request(REGISTRAR, self._changes, Ledger.change(seats(identities, keys=keys)))
+        key = self._world.request(REGISTRAR, self._changes, Ledger.change(seats(identities, keys=keys)))
+        self._asked = (key, faulty_max(len(identities)))
+        return key
+
+    @property
+    def _changing(self) -> bool:
+        """Whether a change was asked for that no honest replica has seen take effect."""
+        return self._changes >= len(self.committees)
+
+    @property
+    def tolerated(self) -> int:
+        """How many faulty replicas every committee so far, and the next one, can bear."""
+        asked = self._asked[1] if self._asked else self._world.committee.f
+        return min(asked, *(one.f for one in self.committees))
+
+    def change_somehow(self, generator: random.Random) -> str:
+        """One replica joins, leaves, is replaced or turns its key; what the law would refuse is left alone."""
+        world, now = self._world, self.members()
+        if self._changing:
+            return "calm: a change is under way"
+        spare = [one for one in world.identities if one not in now]
+        kind = generator.choice(["join", "join", "leave", "replace", "rotate"])
+        following, keys = list(now), {}
+        if kind in ("join", "replace") and spare:
+            newcomer = generator.choice(spare)
+            place = generator.randrange(len(now))
+            following[place : place + (kind == "replace")] = [newcomer]
+        elif kind == "leave" and len(now) > 4:
+            following.remove(generator.choice(now))
+        else:
+            keys = {generator.choice(now): self._changes + 1}
+        faulty = len(world.byzantine.keys() | world.forgetful)
+        if faulty > faulty_max(len(following)):
+            return "calm: too many faulty ones for a smaller committee"
+        self.change(following, keys=keys)
+        self.crash_at_handover = generator.choice([0.0, 0.0, 0.3])
+        return f"{kind}: {following}"
+
+    def settled(self) -> bool:
+        """Every change took effect, and the honest members of the last committee stand equal in its epoch."""
+        world = self._world
+        if self._changing:
+            return False
+        newest = len(self.committees) - 1
+        standing = set()
+        for index, identity in enumerate(world.identities):
+            if index not in world.byzantine and identity in self.members():
+                replica = world.replicas[index]
+                standing.add(replica.executed if replica is not None and replica.epoch == newest else -1)
+        return len(standing) == 1 and -1 not in standing
 
     # --- the shell of one replica
 

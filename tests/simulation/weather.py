@@ -21,6 +21,8 @@ MISFORTUNES = (
     "crash", "crash", "start", "start", "start", "wipe", "freeze", "outage",
     "partition", "one-way partition", "cut", "mend", "mend", "calm",
 )  # fmt: skip
+SPARES = 3
+"""So many more replicas wait for a seat where the committee changes."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,12 @@ class Stalled(AssertionError):
 def play(seed: int, *, verbose: bool = False) -> Story:
     """Run one seed: chaos, then fair weather, then every request must be answered and all replicas equal."""
     generator = random.Random(seed)
-    n = generator.choice([4, 4, 4, 4, 5, 7])
+    changing, n = seed % 4 == 3, generator.choice([4, 4, 4, 4, 5, 7])
+    if changing or seed % 16 == 10:
+        n = generator.choice([4, 5, 6, 7, 10, 13])
     slots, requests = generator.choice([1, 2, 3]), generator.choice([1, 4])
     settings = replace(SMALL, tick_ms=100, pipeline_slots_max=slots, batch_requests_max=requests)
-    world = World(n, seed, settings=settings)
+    world = World(n, seed, settings=settings, spares=SPARES if changing else 0)
     liars = _appoint(world, generator)
     world.thinking_ms_max = generator.choice([1, 200, 1_000])
     for client in range(generator.randint(1, 4)):
@@ -56,18 +60,18 @@ def play(seed: int, *, verbose: bool = False) -> Story:
     world.network.duplicate = generator.choice([0.0, 0.1])
     world.network.delay_ms_max = generator.choice([5, 20, 200, 900])
     if generator.random() < 0.3:
-        world.skew_ms = [generator.randint(-8_000, 8_000) for _ in range(n)]
+        world.skew_ms = [generator.randint(-8_000, 8_000) for _ in range(world.instances)]
     world.archive_kept = generator.choice([0, 4, 1 << 62])
     end = world.now_ms + generator.randint(2_000, CHAOS_MS)
     while world.now_ms < end and world.current:
         world.run(generator.randint(50, 2_000))
-        event = _disturb(world, generator)
+        event = _disturb(world, generator, (*MISFORTUNES, *["change"] * 4) if changing else MISFORTUNES)
         if verbose:
             print(f"{world.now_ms % 10**7:>8} {event}")
     healed = _heal(world)
     if verbose:
         for replica in world.live():
-            print(replica.index, replica.view, replica.active, replica.stable, replica.executed)
+            print(replica.epoch, replica.index, replica.view, replica.active, replica.stable, replica.executed)
     return Story(
         seed=seed,
         n=n,
@@ -87,15 +91,15 @@ def _appoint(world: World, generator: random.Random) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _disturb(world: World, generator: random.Random) -> str:
+def _disturb(world: World, generator: random.Random, misfortunes: tuple[str, ...]) -> str:
     """One misfortune, or one repair."""
-    index = generator.randrange(world.n)
+    index = generator.randrange(world.instances)
     honest = index not in world.byzantine
-    match generator.choice(MISFORTUNES):
+    match generator.choice(misfortunes):
         case "crash" if honest:
             world.crash(index)
             return f"crash {index}"
-        case "wipe" if honest and len(world.forgetful | world.byzantine.keys() | {index}) <= world.committee.f:
+        case "wipe" if honest and len(world.forgetful | world.byzantine.keys() | {index}) <= world.epochs.tolerated:
             world.crash(index)
             world.start(index, wiped=True)
             return f"wipe {index}"
@@ -104,22 +108,24 @@ def _disturb(world: World, generator: random.Random) -> str:
             world.injected["freeze"] += 1
             return f"freeze {index}"
         case "outage":
-            for one in range(world.n):
+            for one in range(world.instances):
                 if one not in world.byzantine:
                     world.crash(one)
                     world.start(one)
             return "power outage"
         case "start":
-            for down in [one for one in range(world.n) if world.replicas[one] is None]:
+            for down in [one for one in range(world.instances) if world.replicas[one] is None]:
                 world.start(down)
             return "start all"
         case "partition" | "one-way partition" as kind:
             return _partition(world, generator, kind)
         case "cut":
-            other = generator.randrange(world.n)
+            other = generator.randrange(world.instances)
             world.network.cut.add((index, other))
             world.injected["cut link"] += 1
             return f"cut {index} -> {other}"
+        case "change":
+            return world.epochs.change_somehow(generator)
         case "mend":
             world.network.cut = set()
             return "mend"
@@ -129,8 +135,9 @@ def _disturb(world: World, generator: random.Random) -> str:
 
 def _partition(world: World, generator: random.Random, kind: str) -> str:
     """Two sides that do not hear each other, or of which one does not hear the other."""
-    side = set(generator.sample(range(world.n), generator.randint(1, world.n // 2)))
-    pairs = [(a, b) for a in range(world.n) for b in range(world.n)]
+    everybody = range(world.instances)
+    side = set(generator.sample(everybody, generator.randint(1, world.instances // 2)))
+    pairs = [(a, b) for a in everybody for b in everybody]
     if kind == "partition":
         world.network.cut = {(a, b) for a, b in pairs if (a in side) != (b in side)}
     else:
@@ -145,7 +152,8 @@ def _heal(world: World) -> int:
     world.network.drop = world.network.duplicate = 0.0
     world.network.delay_ms_max = 10
     world.frozen_until_ms.clear()
-    for index in range(world.n):
+    world.epochs.crash_at_handover = 0.0
+    for index in range(world.instances):
         if world.replicas[index] is None:
             world.start(index)
     start = world.now_ms
@@ -153,7 +161,7 @@ def _heal(world: World) -> int:
     def settled() -> bool:
         if world.current:
             return False
-        return len({replica.executed for replica in world.honest()}) == 1
+        return world.epochs.settled()
 
     if not world.run_until(settled, HEALED_MS):
         raise Stalled(f"{sorted(world.current)} still wait {HEALED_MS} ms after everything was repaired")

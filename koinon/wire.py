@@ -12,31 +12,40 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from .encoding import U8, U32, U63, Address, Digest, Message, PublicKey, Signature, Text
+from .encoding import U8, U32, U63, Address, Digest, Message, PublicKey, Signature, Text, encode, keccak
 from .signing import Signed, Typed
 
 __all__ = [
     "Admission",
     "Batch",
-    "BlobUpload", "CertificateRequest",
-    "Checkpoint", "CheckpointCertificate",
+    "BlobUpload",
+    "CertificateRequest",
+    "Checkpoint",
+    "CheckpointCertificate",
     "CommittedBatch",
     "Contribution",
     "EpochChange",
     "Equivocation",
-    "Opening", "PartRequest",
+    "MaskAnnouncement",
+    "MaskReveal",
+    "Opening",
+    "PartRequest",
     "Phase",
     "Piece",
-    "Receipt", "Refusal",
+    "Receipt",
+    "Refusal",
     "Reply",
     "Request",
     "Revocation",
     "Role",
     "RoundCertificate",
+    "SealedShares",
     "Signed",
     "SignedReceipt",
     "Update",
     "Vote",
+    "seed_commitment",
+    "share_digest",
 ]  # fmt: skip
 
 
@@ -195,6 +204,38 @@ class Update(Message, frozen=True):
     node: Address
     mode: Text
     public: bytes
+
+
+class SealedShares(Message, frozen=True):
+    """A dealer's two shares for one holder: the digest of each (`share_digest`), and both in a sealed box."""
+
+    seed: Digest
+    key: Digest
+    box: Annotated[bytes, Meta(min_length=112, max_length=112)]
+
+
+class MaskAnnouncement(Message, frozen=True):
+    """A node's masks for one round of mode `masked` (koinon.privacy.masking); `shares` by ascending invited node."""
+
+    public_key: PublicKey
+    seed_commitment: Digest
+    shares: tuple[SealedShares, ...]
+
+
+class MaskReveal(Message, frozen=True):
+    """A node's shares of the announcers' secrets, by ascending announcer; b"" where the dealer cheated."""
+
+    shares: tuple[Annotated[bytes, Meta(max_length=32)], ...]
+
+
+def seed_commitment(task: bytes, round_: int, node: bytes, seed: bytes) -> bytes:
+    """What an announcement says of its node's self-mask seed."""
+    return keccak(encode(("koinon/masked/seed", task, round_, node, seed)))
+
+
+def share_digest(task: bytes, round_: int, dealer: bytes, holder: bytes, kind: int, share: bytes) -> bytes:
+    """What an announcement says of one share; a share has 255 bits of entropy, so the digest hides it."""
+    return keccak(encode(("koinon/masked/share", task, round_, dealer, holder, kind, share)))
 
 
 class Piece(Message, frozen=True):

@@ -10,6 +10,7 @@ from functools import cache
 
 from koinon.errors import ConfigError
 
+from .masked import Masked
 from .mode import Digests, Entropy, Held, Mode, Opened, Protected, Setting, Values
 from .plain import Plain
 from .sealing import SealingKey, piece_context, seal_to
@@ -31,7 +32,7 @@ __all__ = [
     "seal_to",
 ]
 
-MODES = ("plain", "shares", "paillier")
+MODES = ("plain", "shares", "paillier", "masked")
 """The names that a task may give as its mode."""
 
 
@@ -46,4 +47,6 @@ def mode(name: str) -> Mode:
         from .paillier import Paillier
 
         return Paillier()
+    if name == "masked":
+        return Masked()
     raise ConfigError(f"no privacy mode is called {name!r}", hint=f"one of: {', '.join(MODES)}")

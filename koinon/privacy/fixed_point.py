@@ -14,6 +14,9 @@ from koinon.errors import OutOfRange
 
 from .mode import Values
 
+RING_BITS = 32
+"""The width of a word where vectors are added modulo a power of two."""
+
 
 def quantise(delta: NDArray[np.floating], *, clip: float, bits: int, weight: float, rng: np.random.Generator) -> Values:
     """float[d] -> int64[d] with |x| <= 2^(bits-1) - 1. Raises OutOfRange on NaN or infinity."""
@@ -41,6 +44,16 @@ def require_in_range(values: Values, *, dimension: int, bits: int) -> None:
         raise OutOfRange(f"expected int64[{dimension}], got {values.dtype}{list(values.shape)}")
     if values.size and max(-int(values.min()), int(values.max())) > _limit(bits):  # abs() overflows at -2^63
         raise OutOfRange(f"a value exceeds ±{_limit(bits)} ({bits} bits)")
+
+
+def require_ring_fits(*, bits: int, cohort: int) -> None:
+    """OutOfRange unless `cohort` values of `bits` add up within the ring of 32-bit words."""
+    growth = (cohort - 1).bit_length()
+    if bits + growth > RING_BITS:
+        raise OutOfRange(
+            f"the sum of {cohort} updates of {bits} bits needs {bits + growth} bits; the ring has {RING_BITS}",
+            hint="lower the task's bits or its largest cohort",
+        )
 
 
 def _limit(bits: int) -> int:

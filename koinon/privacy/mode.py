@@ -19,10 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .masking import Masks
 
 Entropy = Callable[[int], bytes]
 Values = NDArray[np.int64]
@@ -34,7 +37,8 @@ class Setting:
 
     `cohort` is the most updates that may be summed. `norm` bounds the L2 norm of an update in its own integer units
     where the mode has a proof of it (mode `shares`; 0: nothing is proved). `public_key` and `key_share` are the
-    mode's own bytes (empty where it has none); only a replica holds a share. Secrets stay out of every repr.
+    mode's own bytes (empty where it has none); only a replica holds a share. `masks` is the log's part of mode
+    `masked`. Secrets stay out of every repr.
     """
 
     task: bytes
@@ -46,6 +50,7 @@ class Setting:
     norm: int = 0
     public_key: bytes = field(default=b"", repr=False)
     key_share: bytes = field(default=b"", repr=False)
+    masks: Masks | None = field(default=None, repr=False)
 
     @property
     def faulty(self) -> int:

@@ -3,8 +3,7 @@
 For every f-subset T of the committee the node draws a 32-byte seed and hands it to the replicas outside T; it
 publishes c = x - sum_T PRG(seed_T) mod 2^32. A coalition of f replicas is some T and lacks exactly seed_T, so c
 is to it a one-time pad (Cramer, Damgård, Ishai 2005, "Share conversion, pseudorandom secret-sharing and
-applications to secure computation", section 3). PRG is the AES-256-CTR keystream at nonce zero: a key is used
-for one update only.
+applications to secure computation", section 3). PRG is `keystream`: a seed is used for one update only.
 
     public part   c as uint32, little-endian, then a commitment to each seed (Keccak-256, bound to task, round,
                   node, committee size and T), T in the order of itertools.combinations
@@ -27,27 +26,21 @@ from functools import cache
 from itertools import combinations
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from numpy.typing import NDArray
 
 from koinon.encoding import encode, keccak
 from koinon.errors import BadPiece, CannotOpen, ConfigError, InvalidProof, OutOfRange
 
 from .agreement import decide, require_cohort, require_cohort_opens, require_no_witness
-from .fixed_point import require_in_range
+from .fixed_point import RING_BITS, require_in_range, require_ring_fits
+from .keystream import apply_keystream
 from .mode import Digests, Entropy, Held, Opened, Protected, Setting, Values
 from .validation import Bound, Verifier, fill_up, mask_vector, prove
 
 SEED_BYTES = 32
 COMMITMENT_BYTES = 32
-RING_BITS = 32
 REPLICAS_MAX = 10
-CHUNK_BYTES = 1 << 17
-"""How much keystream is made at a time: it stays in the second-level cache while it is added."""
 
 _ENTRY_BYTES = 1 + SEED_BYTES
-_ZEROS = bytes(CHUNK_BYTES)
-Ring = NDArray[np.uint32]
 
 
 class Shares:
@@ -68,7 +61,7 @@ class Shares:
         else:
             masked = values.astype("<u4")
             for seed in seeds:
-                _mask(masked, seed, np.subtract)
+                apply_keystream(masked, seed, np.subtract)
             public = masked.tobytes() + commitments
         pieces = (_pack({number: seeds[number] for number in held_by(setting, i)}) for i in range(setting.replicas))
         return Protected(public, tuple(pieces))
@@ -131,7 +124,7 @@ class Shares:
         for number in held_by(setting, replica):
             total.fill(0)
             for seeds in pieces:
-                _mask(total, seeds[number], np.add)
+                apply_keystream(total, seeds[number], np.add)
             sums[number] = total.tobytes()
         return sums
 
@@ -238,25 +231,7 @@ def _require_sum_fits(setting: Setting) -> None:
             f"the sum of {setting.cohort} updates of norm {setting.norm} does not fit into {RING_BITS} bits",
             hint="lower the task's norm_bound or its largest cohort",
         )
-    growth = (setting.cohort - 1).bit_length()
-    if setting.bits + growth > RING_BITS:
-        raise OutOfRange(
-            f"the sum of {setting.cohort} updates of {setting.bits} bits needs {setting.bits + growth} bits; "
-            f"the ring has {RING_BITS}",
-            hint="lower the task's bits or its largest cohort",
-        )
-
-
-def _mask(total: Ring, seed: bytes, operation: np.ufunc) -> None:
-    """total = total (+ or -) PRG(seed), in place, a chunk at a time."""
-    stream = Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor()
-    buffer = bytearray(CHUNK_BYTES + 15)  # update_into wants a block more than it writes
-    words = np.frombuffer(buffer, dtype="<u4", count=CHUNK_BYTES // 4)
-    step = CHUNK_BYTES // 4
-    for start in range(0, total.size, step):
-        part = total[start : start + step]
-        stream.update_into(memoryview(_ZEROS)[: 4 * part.size], buffer)
-        operation(part, words[: part.size], out=part)
+    require_ring_fits(bits=setting.bits, cohort=setting.cohort)
 
 
 def _commitment(setting: Setting, node: bytes, number: int, seed: bytes) -> bytes:

@@ -40,10 +40,13 @@ class Slots:
         """No sum of packed integers of honest nodes is longer than this."""
         return self.width * self.count
 
-    def pack(self, values: Values) -> list[mpz]:
-        """int64[dimension], each |x| < 2^(bits-1) -> packed integers, first value in the lowest slot."""
+    def pack(self, values: Values, summands: int = 1) -> list[mpz]:
+        """int64[dimension], sums of `summands` values |x| < 2^(bits-1) -> packed integers, first in the lowest slot.
+
+        Packing is additive: the packed integers of sums are the sums of the packed integers.
+        """
         slots = np.zeros(self.integers * self.count, dtype="<u8")
-        slots[: self.dimension] = values + (1 << (self.bits - 1))
+        slots[: self.dimension] = values + summands * (1 << (self.bits - 1))
         bits = np.unpackbits(slots.view(np.uint8).reshape(-1, 8), axis=1, count=self.width, bitorder="little")
         rows = np.packbits(bits.reshape(self.integers, -1), axis=1, bitorder="little")
         return [mpz.from_bytes(row.tobytes(), "little") for row in rows]

@@ -11,9 +11,15 @@ from dataclasses import dataclass
 
 from koinon.encoding import keccak
 from koinon.learning import strategy
+from koinon.privacy.masking import threshold
+from koinon.rounds.masks import MODE as MASKED
+from koinon.rounds.masks import announcement_deadline_ms
 from koinon.rounds.operations import TaskSpec
 from koinon.rounds.state import Member, Round, Task
 from koinon.wire import Role
+
+REVEAL_WATCH_MS = 10_000
+"""How long the reveals of a closed round are watched for before the task is looked at again."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class OpenNext:
 
 @dataclass(frozen=True)
 class Wait:
-    """Updates may still arrive until `deadline_ms`."""
+    """Announcements, updates or reveals may still arrive until `deadline_ms`."""
 
     number: int
     deadline_ms: int
@@ -64,10 +70,16 @@ def next_step(task: Task, now_ms: int) -> Step:
     if last is None:
         return OpenNext(number=1, after=0)
     match last.phase:
+        case "announcing" if now_ms <= announcement_deadline_ms(last):
+            return Wait(last.number, announcement_deadline_ms(last))
+        case "announcing":
+            return Close(last.number)
         case "training" if now_ms <= last.deadline_ms:
             return Wait(last.number, last.deadline_ms)
         case "training":
             return Close(last.number)
+        case "closed" if task.spec.mode == MASKED and len(last.revealed) < threshold(len(last.cohort)):
+            return Wait(last.number, now_ms + REVEAL_WATCH_MS)
         case "closed":
             return Aggregate(last.number)
     return OpenNext(number=last.number + 1, after=last_certified(task))

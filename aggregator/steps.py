@@ -20,6 +20,7 @@ from koinon.learning.parameters import Parameters, from_blob
 from koinon.opening import ClosedRound, make_opening, next_model, open_round, public_part, signed_contributions
 from koinon.privacy.mode import Opened
 from koinon.rounds.law import Federation
+from koinon.rounds.masks import MODE as MASKED
 from koinon.rounds.state import Round, State, Task
 from koinon.signing import Authenticated
 from koinon.threads import in_thread
@@ -49,7 +50,8 @@ async def open_closed(client: CommitteeClient, identity: bytes, task: Task, roun
     CannotOpen or Unavailable when the committee's answers do not suffice after OPEN_ATTEMPTS_MAX tries, each more
     patient with slow replicas than the one before.
     """
-    closed = ClosedRound(await client.federation_of(round_.epoch), identity, task.spec, round_)
+    board = await client.masks(identity) if task.spec.mode == MASKED else None
+    closed = ClosedRound(await client.federation_of(round_.epoch), identity, task.spec, round_, board)
     updates = await _fetch(client, (kept.update for kept in round_.submissions.values()))
     publics = {}
     for node, kept in round_.submissions.items():

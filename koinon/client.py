@@ -22,7 +22,7 @@ from koinon.errors import KoinonError, RemoteError, Replayed, Unavailable
 from koinon.evidence import EVIDENCE_BYTES_MAX
 from koinon.rounds.operations import Operation, Outcome
 from koinon.rounds.rules import decode_outcome
-from koinon.rounds.state import Member, Task
+from koinon.rounds.state import MaskBoard, Member, Task
 from koinon.service import BODY_BYTES_MAX
 from koinon.signing import Signer, authenticate, seal
 from koinon.wire import (
@@ -110,6 +110,10 @@ class CommitteeClient(Asker):
     async def tasks(self) -> dict[bytes, Task]:
         """All tasks by identity, each with its last round only."""
         return msgspec.msgpack.decode(await self._ask("/v1/tasks"), type=dict[bytes, Task])
+
+    async def masks(self, task: bytes) -> MaskBoard:
+        """What the nodes of the task's open round of mode `masked` announced and revealed; Missing without one."""
+        return msgspec.msgpack.decode(await self._ask(f"/v1/masks/{task.hex()}"), type=MaskBoard)
 
     async def members(self) -> dict[bytes, Member]:
         return msgspec.msgpack.decode(await self._ask("/v1/members"), type=dict[bytes, Member])

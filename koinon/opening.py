@@ -15,9 +15,10 @@ from koinon.errors import BadPiece, CannotOpen, RemoteError, UnknownSigner
 from koinon.learning import strategy
 from koinon.learning.parameters import Parameters
 from koinon.privacy import fixed_point, mode
+from koinon.privacy.masking import Masks
 from koinon.privacy.mode import Digests, Opened, Setting, Values
 from koinon.rounds.operations import MILLION, TaskSpec
-from koinon.rounds.state import Round
+from koinon.rounds.state import MaskBoard, Round
 from koinon.signing import Authenticated, Signed, authenticate
 from koinon.wire import Contribution, Opening, Update
 
@@ -26,19 +27,25 @@ UPDATE_BYTES_MAX = 256 * 1024 * 1024
 
 @dataclass(frozen=True)
 class ClosedRound:
-    """A round whose accepted set is fixed, with what binds its updates."""
+    """A round whose accepted set is fixed, with what binds its updates (and in mode `masked` its nodes' masks)."""
 
     federation: FederationFile
     task: bytes
     spec: TaskSpec
     round: Round
+    board: MaskBoard | None = None
 
     def setting(self, key_share: bytes = b"") -> Setting:
-        return round_setting(self.federation, self.task, self.spec, self.round, key_share)
+        return round_setting(self.federation, self.task, self.spec, self.round, key_share, self.board)
 
 
 def round_setting(
-    federation: FederationFile, task: bytes, spec: TaskSpec, round_: Round, key_share: bytes = b""
+    federation: FederationFile,
+    task: bytes,
+    spec: TaskSpec,
+    round_: Round,
+    key_share: bytes = b"",
+    board: MaskBoard | None = None,
 ) -> Setting:
     """The privacy setting of one round, the same for every party."""
     keyed = spec.mode == "paillier" and federation.paillier is not None
@@ -51,6 +58,7 @@ def round_setting(
         cohort=len(round_.cohort),
         public_key=from_hex(federation.paillier.public_key) if keyed and federation.paillier else b"",
         key_share=key_share,
+        masks=Masks(task, round_.number, round_.cohort, board.announced, board.revealed) if board else None,
     )
 
 

@@ -33,6 +33,7 @@ from .apps import load
 from .follower import Follower
 from .home import Home, register
 from .lifecycle import Event, State, advance
+from .masking import Masking
 from .participation import Participation
 from .submissions import Submissions
 
@@ -118,7 +119,8 @@ class Agent:
 
     async def _work(self, committee: CommitteeClient) -> None:
         submissions = Submissions(self._home.data / "submissions")
-        participation = Participation(committee, self._connect, submissions, self._node)
+        masking = Masking(committee, self._home.data / "masks", self._home.signer)
+        participation = Participation(committee, self._connect, submissions, masking, self._node)
         await self._preload(participation)
         pause = BACKOFF_FIRST_SECONDS
         while True:

@@ -30,6 +30,7 @@ from koinon.errors import (
 )
 from koinon.learning.parameters import from_blob
 from koinon.observe import refused
+from koinon.rounds.masks import MODE as MASKED
 from koinon.rounds.operations import ReportEvaluation
 from koinon.rounds.state import Round, Task
 
@@ -78,6 +79,7 @@ class Follower:
         self._examples_max = examples_max
         self._app: App | None = None
         self._given_up: set[int] = set()
+        self._masked: set[tuple[int, str]] = set()
         self._tries: dict[int, int] = {}
         self._version = -1
 
@@ -92,6 +94,10 @@ class Follower:
             current = task.current()
             if current is not None:
                 self._submissions.discard_before(self.identity, current.number)
+                self._participation.masking.discard_before(self.identity, current.number)
+            if task.status == "active" and current is not None and await self._mask(task, current):
+                self._version = -1
+                continue
             if task.status == "active" and current is not None and self._is_open_to_me(current):
                 await self._take_part(task, current)
                 self._version = -1  # look again at once: the round may be over by now
@@ -101,16 +107,34 @@ class Follower:
                 await self._measure(task, round_)
             if task.status != "active" and not waiting:
                 self._submissions.discard_before(self.identity, 2**32)
+                self._participation.masking.discard_before(self.identity, 2**32)
                 return
             if waiting:
                 self._version = -1
                 if any(self._is_mine_to_measure(round_) for round_ in waiting):
                     await asyncio.sleep(PAUSE_SECONDS)
 
+    async def _mask(self, task: Task, round_: Round) -> bool:
+        """In mode `masked`, announce before the round and reveal after it; whether there was something to do."""
+        announcing = round_.phase == "announcing" and self._node in round_.cohort and self._node not in round_.announced
+        revealing = round_.phase == "closed" and self._node in round_.submissions and self._node not in round_.revealed
+        step = (round_.number, round_.phase)
+        if task.spec.mode != MASKED or not (announcing or revealing) or step in self._masked:
+            return False
+        work = self._participation.masking.announce if announcing else self._participation.masking.reveal
+        try:
+            await work(self.identity, round_)
+        except (PrivacyError, Rejected) as error:  # the round may have gone on meanwhile
+            refused("node", error)
+            about = {"task": self.identity.hex(), "round": round_.number, "phase": round_.phase}
+            log.warning("masks not taken", extra={**about, "code": error.code, "reason": error.message})
+        self._masked.add(step)
+        return True
+
     def _is_open_to_me(self, round_: Round) -> bool:
         return (
             round_.phase == "training"
-            and self._node in round_.cohort
+            and self._node in (round_.announced or round_.cohort)
             and self._node not in round_.submissions
             and round_.number not in self._given_up
         )

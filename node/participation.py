@@ -26,12 +26,14 @@ from koinon.learning.parameters import Parameters, from_blob
 from koinon.observe import PHASE_SECONDS
 from koinon.opening import round_setting
 from koinon.privacy import fixed_point, mode, piece_context, seal_to
+from koinon.rounds.masks import MODE as MASKED
 from koinon.rounds.operations import MILLION, SubmitUpdate, TaskSpec, decode_operation
-from koinon.rounds.state import Round, Task
+from koinon.rounds.state import MaskBoard, Round, Task
 from koinon.threads import in_thread
 from koinon.wire import Piece, Update
 
 from .apps import App, Fitted, Scalar, scalar
+from .masking import Masking
 from .submissions import Submission, Submissions
 
 if TYPE_CHECKING:
@@ -80,11 +82,13 @@ class Participation:
         committee: CommitteeClient,
         connect: Callable[[], Ledger],
         submissions: Submissions,
+        masking: Masking,
         node: bytes,
     ) -> None:
         self._committee = committee
         self._connect = connect
         self._submissions = submissions
+        self.masking = masking
         self._node = node
         self._busy = asyncio.Lock()
         self.overruns = 0
@@ -103,13 +107,16 @@ class Participation:
         resent = record is not None
         if record is None:
             federation = await self._committee.federation_of(round_.epoch)  # to whose keys the pieces are sealed
+            board = await self.masking.board(identity) if task.spec.mode == MASKED else None
             parent = await self._parent(identity, round_)
             made, config = await app(), fit_config(task.spec, round_.number)
             fitting = self.run_app(lambda: made.fit(parent, config), f"app {made.name}: fit", task.spec.round_ms / 1000)
             fitted = await timing.of("train", fitting)
             record = await timing.of(
                 "protect",
-                in_thread(lambda: self._protect(federation, identity, task.spec, round_, parent, fitted, examples_max)),
+                in_thread(
+                    lambda: self._protect(federation, identity, task.spec, round_, parent, fitted, examples_max, board)
+                ),
             )
         elif record.parent_model != round_.parent_model:
             raise UncertifiedModel(f"round {round_.number} started from another model before")
@@ -158,6 +165,7 @@ class Participation:
         parent: Parameters,
         fitted: Fitted,
         examples_max: int,
+        board: MaskBoard | None,
     ) -> Submission:
         """Quantise and protect the update, seal the pieces, and put all of it on disk."""
         if parent.dimension != spec.dimension:
@@ -170,7 +178,8 @@ class Participation:
             weight=examples / round_.examples_cap,
             rng=np.random.default_rng(secrets.randbits(256)),
         )
-        setting = round_setting(federation, identity, spec, round_)
+        own = self.masking.secrets(identity, round_.number) if board is not None else b""
+        setting = round_setting(federation, identity, spec, round_, own, board)
         protected = mode(spec.mode).protect(setting, self._node, values, secrets.token_bytes)
         update = Update(task=identity, round=round_.number, node=self._node, mode=spec.mode, public=protected.public)
         sealed = tuple(

@@ -304,7 +304,8 @@ class Custody:
     def _round(self, task: bytes, number: int) -> ClosedRound | None:
         kept = self._law.state.tasks.get(task)
         round_ = kept.round(number) if kept else None
-        return ClosedRound(self._federation, task, kept.spec, round_) if kept and round_ else None
+        board = self._law.state.boards.get(task)
+        return ClosedRound(self._federation, task, kept.spec, round_, board) if kept and round_ else None
 
     async def _known_round(self, task: bytes, number: int) -> ClosedRound:
         await self._changes.until(lambda: self._round(task, number) is not None, ROUND_WAIT_SECONDS)
@@ -316,7 +317,7 @@ class Custody:
     async def _closed_round(self, task: bytes, number: int) -> ClosedRound:
         def closed() -> bool:
             at = self._round(task, number)
-            return at is not None and at.round.phase != "training"
+            return at is not None and at.round.phase not in ("announcing", "training")
 
         await self._changes.until(closed, ROUND_WAIT_SECONDS)
         at = await self._known_round(task, number)

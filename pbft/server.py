@@ -202,6 +202,7 @@ class ReplicaServer:
         route.add_get("/v1/stream", self.streams.accept)
         route.add_get("/v1/tasks", self._tasks)
         route.add_get("/v1/tasks/{task}", self._task)
+        route.add_get("/v1/masks/{task}", self._masks)
         route.add_get("/v1/members", self._members)
         route.add_get("/v1/refusals", self._refusals)
         route.add_get("/v1/status", self._status)
@@ -240,6 +241,12 @@ class ReplicaServer:
         if task is None:
             raise Missing(f"no task 0x{identity.hex()}")
         return task
+
+    async def _masks(self, request: web.Request) -> web.Response:
+        board = self.law.state.boards.get(_digest(request.match_info["task"]))
+        if board is None:
+            raise Missing("no masks are announced: the task has no open round of mode masked")
+        return answer(board)
 
     async def _members(self, _: web.Request) -> web.Response:
         return answer(self.law.state.members)

@@ -14,7 +14,7 @@ from .history import History, law_of
 from .network import check_log, check_network
 from .report import Line, Report
 from .rewards import check_escrow, check_task
-from .rounds import Examined, check_round, index_operations
+from .rounds import Examined, check_round, index_operations, mask_boards
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ def _check_rounds(
     report: Report, evidence: Evidence, history: History, identity: bytes, task: Task, chosen: Selection
 ) -> None:
     submitted, completed = index_operations(history, identity)
+    boards = mask_boards(history, identity)
     parent = task.spec.initial_model
     paid: dict[bytes, int] = {}
     for round_ in task.rounds:
@@ -85,6 +86,7 @@ def _check_rounds(
                     paid=dict(paid),
                     submitted=submitted.get(round_.number, {}),
                     completed=completed.get(round_.number),
+                    board=boards.get(round_.number),
                 ),
             )
         parent = round_.certificate.model

@@ -21,8 +21,8 @@ from koinon.opening import (
     public_part,
     verify_opening,
 )
-from koinon.rounds.operations import CompleteRound, SubmitUpdate
-from koinon.rounds.state import Round, Task, rewards_root
+from koinon.rounds.operations import AnnounceMasks, CompleteRound, RevealShares, SubmitUpdate
+from koinon.rounds.state import MaskBoard, Round, Task, rewards_root
 from koinon.signing import recover, signing_digest
 from koinon.wire import Opening, Receipt, RoundCertificate, SignedReceipt
 
@@ -47,10 +47,11 @@ class Examined:
     paid: dict[bytes, int]
     submitted: dict[bytes, Executed]
     completed: Executed | None
+    board: MaskBoard | None
 
     @property
     def closed(self) -> ClosedRound:
-        return ClosedRound(self.federation, self.identity, self.task.spec, self.round)
+        return ClosedRound(self.federation, self.identity, self.task.spec, self.round, self.board)
 
 
 def index_operations(history: History, identity: bytes) -> tuple[dict[int, dict[bytes, Executed]], dict[int, Executed]]:
@@ -64,6 +65,18 @@ def index_operations(history: History, identity: bytes) -> tuple[dict[int, dict[
             case CompleteRound(certificate=certificate) if certificate.task == identity:
                 completed[certificate.round] = each
     return submitted, completed
+
+
+def mask_boards(history: History, identity: bytes) -> dict[int, MaskBoard]:
+    """What nodes announced and revealed in mode `masked`, by round: the law forgets it when a round is over."""
+    boards: dict[int, MaskBoard] = {}
+    for each in history.executed:
+        match each.operation:
+            case AnnounceMasks(task=task, round=number, announcement=said) if task == identity:
+                boards.setdefault(number, MaskBoard()).announced[each.sender] = said
+            case RevealShares(task=task, round=number, reveal=said) if task == identity:
+                boards.setdefault(number, MaskBoard()).revealed[each.sender] = said
+    return boards
 
 
 def check_round(report: Report, examined: Examined) -> None:

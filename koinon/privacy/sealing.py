@@ -32,6 +32,15 @@ class SealingKey:
         info = b"koinon sealing" + epoch.to_bytes(8, "big")
         return cls(HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info).derive(signer_secret))
 
+    @classmethod
+    def find(cls, signer_secret: bytes, public: bytes, epoch: int) -> SealingKey:
+        """The derived key that was announced as `public`, in this epoch or an earlier one; PrivacyError if none was."""
+        for number in range(epoch, -1, -1):
+            key = cls.derive(signer_secret, number)
+            if key.public == public:
+                return key
+        raise PrivacyError(f"the sealing key {public.hex()} was not derived from this party's key")
+
     @property
     def secret(self) -> bytes:
         return self._key.private_bytes_raw()

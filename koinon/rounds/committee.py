@@ -18,7 +18,7 @@ from koinon.wire import SignedReceipt
 
 from .operations import ChangeCommittee, Outcome
 from .rules import refuse
-from .state import Genesis, State, Task
+from .state import OPEN_PHASES, Genesis, State, Task
 
 FAULTS_TOLERATED_FROM = 4
 
@@ -52,7 +52,7 @@ def _require_enough_stay(members: Sequence[bytes], seats: Sequence[Seat]) -> Non
 def abort_open_round(task: Task, time_ms: int) -> None:
     """A round whose pieces were sealed to the committee that leaves: nobody is to blame, the next one is opened."""
     last = task.current()
-    if task.status == "active" and last is not None and last.phase in ("training", "closed"):
+    if task.status == "active" and last is not None and last.phase in OPEN_PHASES:
         last.phase, last.closed_ms = "aborted", time_ms
         task.version += 1
 

@@ -14,8 +14,10 @@ from koinon.errors import BadSignature, Malformed, Rejected, UnknownSigner
 from koinon.signing import Typed, recover, signing_digest
 from koinon.wire import Receipt, Role, RoundCertificate
 
+from . import masks
 from .committee import CommitteeLaw
 from .operations import (
+    AnnounceMasks,
     ChangeCommittee,
     CloseRound,
     CompleteRound,
@@ -25,13 +27,14 @@ from .operations import (
     Operation,
     Outcome,
     ReportEvaluation,
+    RevealShares,
     Revoke,
     StopTask,
     SubmitUpdate,
     decode_operation,
 )
 from .rules import refuse, task_identity
-from .state import Member, Round, State, Submission, Task, rewards_root
+from .state import OPEN_PHASES, Member, Round, State, Submission, Task, rewards_root
 
 TASKS_ACTIVE_MAX = 64
 TASKS_ACTIVE_PER_SUBMITTER_MAX = 16
@@ -81,7 +84,9 @@ class Federation(CommitteeLaw):
         """Apply one ordered operation and answer with the bytes of an `Outcome`; never raises on bad input."""
         self.state.time_ms = max(self.state.time_ms, time_ms)
         try:
-            return encode(self.apply(sender, decode_operation(operation)))
+            outcome = self.apply(sender, decode_operation(operation))
+            masks.forget_over(self.state)
+            return encode(outcome)
         except Malformed as error:
             refused = Rejected("malformed", error.message)
         except Rejected as error:
@@ -130,6 +135,8 @@ class Federation(CommitteeLaw):
                 return self._complete_round(operation)
             case ReportEvaluation():
                 return self._report_evaluation(sender, operation)
+            case AnnounceMasks() | RevealShares():
+                return self._mask(sender, operation)
 
     def _enrol(self, sender: bytes, operation: Enrol) -> Outcome:
         admission = operation.admission
@@ -163,6 +170,7 @@ class Federation(CommitteeLaw):
         identity = task_identity(sender, operation)
         if identity in self.state.tasks:
             refuse("task-exists", "the same task exists: change its name to run it again")
+        masks.require_fits(operation.spec)
         active = sum(task.status == "active" for task in self.state.tasks.values())
         if active >= TASKS_ACTIVE_MAX:
             refuse("too-many-tasks", f"{active} tasks are active")
@@ -191,7 +199,7 @@ class Federation(CommitteeLaw):
         self._require_role(sender, Role.AGGREGATOR)
         task, spec = self._active_task(operation.task), self._active_task(operation.task).spec
         last = task.current()
-        if last is not None and last.phase in ("training", "closed"):
+        if last is not None and last.phase in OPEN_PHASES:
             refuse("round-open", f"round {last.number} is {last.phase}")
         if operation.round != (last.number if last else 0) + 1:
             refuse("unknown-round", f"the next round is {(last.number if last else 0) + 1}")
@@ -207,7 +215,7 @@ class Federation(CommitteeLaw):
         task.rounds.append(
             Round(
                 number=operation.round,
-                phase="training",
+                phase=masks.first_phase(self.state, operation.task, task),
                 parent_model=operation.parent_model,
                 cohort=cohort,
                 examples_cap=max(member.examples_max for member in members if member),
@@ -229,6 +237,8 @@ class Federation(CommitteeLaw):
             refuse("duplicate-update", f"an update for round {round_.number} is already there")
         if round_.phase != "training" or self.state.time_ms > round_.deadline_ms:
             refuse("round-closed", f"round {round_.number} takes no more updates")
+        if task.spec.mode == masks.MODE and sender not in round_.announced:
+            refuse("masks", f"0x{sender.hex()} announced no masks for round {round_.number}")
         if operation.parent_model != round_.parent_model:
             refuse("stale-model", "the update was trained from another model")
         if not 0 < operation.examples <= self.state.members[sender].examples_max:
@@ -243,21 +253,28 @@ class Federation(CommitteeLaw):
             holders=tuple(each.replica for each in operation.receipts),
         )
         task.version += 1
-        if len(round_.submissions) == len(round_.cohort):
+        if len(round_.submissions) == len(round_.announced or round_.cohort):
             self._fix_accepted(operation.task, round_)
         return Outcome()
 
     def _close_round(self, operation: CloseRound) -> Outcome:
         task = self._active_task(operation.task)
         round_ = self._current_round(task, operation.round)
+        if round_.phase == "announcing":
+            enough = masks.end_announcing(self.state, round_)
+            task.version += 1
+            return Outcome() if enough else self._abort_round(task, round_)
         if round_.phase != "training":
             refuse("round-closed", f"round {round_.number} is {round_.phase}")
         if self.state.time_ms <= round_.deadline_ms:
             refuse("too-early", f"{round_.deadline_ms - self.state.time_ms} ms to the deadline")
         task.version += 1
-        if len(round_.submissions) >= task.spec.cohort_min:
+        if len(round_.submissions) >= masks.updates_needed(task, round_):
             self._fix_accepted(operation.task, round_)
             return Outcome()
+        return self._abort_round(task, round_)
+
+    def _abort_round(self, task: Task, round_: Round) -> Outcome:
         round_.phase, round_.closed_ms = "aborted", self.state.time_ms
         task.aborted_in_a_row += 1
         if task.aborted_in_a_row >= ABORTED_ROUNDS_MAX:
@@ -300,6 +317,16 @@ class Federation(CommitteeLaw):
         seen.loss_sum += operation.loss * weight
         seen.accuracy_sum += operation.accuracy * weight
         task.version += 1
+        return Outcome()
+
+    def _mask(self, sender: bytes, operation: AnnounceMasks | RevealShares) -> Outcome:
+        self._require_role(sender, Role.NODE)
+        task = self._active_task(operation.task)
+        round_ = self._current_round(task, operation.round)
+        if isinstance(operation, AnnounceMasks):
+            masks.announce(self.state, task, round_, sender, operation)
+        else:
+            masks.reveal(self.state, task, round_, sender, operation)
         return Outcome()
 
     # --- helpers ---------------------------------------------------------------------------------------------
@@ -348,7 +375,7 @@ class Federation(CommitteeLaw):
 
     def _finish(self, task: Task, status: str, reason: str) -> None:
         last = task.current()
-        if last is not None and last.phase in ("training", "closed"):
+        if last is not None and last.phase in OPEN_PHASES:
             last.phase = "aborted"
         task.status, task.reason = status, reason
         task.version += 1

@@ -141,6 +141,8 @@ Operation = (
     | CompleteRound
     | ReportEvaluation
     | ChangeCommittee
+    | AnnounceMasks
+    | RevealShares
 )
 
 

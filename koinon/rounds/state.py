@@ -3,7 +3,8 @@ replicas, so that equal histories have equal bytes.
 
 Life of a task:   active → completed | stopped | failed
 Life of a round:  training → closed → certified;  training → aborted when its deadline finds too few updates;
-                  training or closed → aborted when the committee that its pieces are sealed to hands over
+                  training or closed → aborted when the committee that its pieces are sealed to hands over;
+                  in mode `masked`, announcing → training or aborted comes first
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import msgspec
 from koinon.encoding import Address, Digest
 from koinon.epochs import Seat
 from koinon.merkle import reward_leaf, root, update_leaf
-from koinon.wire import RoundCertificate, SignedReceipt
+from koinon.wire import MaskAnnouncement, MaskReveal, RoundCertificate, SignedReceipt
 
 from .operations import TaskSpec
+
+OPEN_PHASES = ("announcing", "training", "closed")
+"""The phases of a round that is neither certified nor aborted."""
 
 
 class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -62,6 +66,13 @@ class Evaluation(Record):
     accuracy_sum: int = 0
 
 
+class MaskBoard(Record):
+    """What the nodes of a round of mode `masked` announced and revealed, by address."""
+
+    announced: dict[Address, MaskAnnouncement] = msgspec.field(default_factory=dict)
+    revealed: dict[Address, MaskReveal] = msgspec.field(default_factory=dict)
+
+
 class Round(Record):
     """`epoch` is that of the committee which opened it: to its keys the pieces are sealed."""
 
@@ -80,6 +91,8 @@ class Round(Record):
     certificate: RoundCertificate | None = None
     signatures: tuple[SignedReceipt, ...] = ()
     evaluation: Evaluation = msgspec.field(default_factory=Evaluation)
+    announced: tuple[Address, ...] = ()
+    revealed: tuple[Address, ...] = ()
 
     def rebuilt_updates_root(self, task: Digest) -> bytes:
         """The Merkle root over the accepted submissions, by ascending node address."""
@@ -131,7 +144,8 @@ def rewards_root(task: Digest, amounts: dict[Address, int]) -> bytes:
 
 class State(Record):
     """`seats` are the committee of `epoch`, both unset before the first change (the Genesis rules until then);
-    `next_seats` are those of the next epoch while a change is pending."""
+    `next_seats` are those of the next epoch while a change is pending. `boards` are of the current rounds of tasks in
+    mode `masked`."""
 
     time_ms: int = 0
     members: dict[Address, Member] = msgspec.field(default_factory=dict)
@@ -140,3 +154,4 @@ class State(Record):
     epoch: int = 0
     seats: tuple[Seat, ...] = ()
     next_seats: tuple[Seat, ...] = ()
+    boards: dict[Digest, MaskBoard] = msgspec.field(default_factory=dict)

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from koinon.encoding import U32, U63, Address, Digest, Message, Name, Signature, Text, decode
 from koinon.epochs import Seats
-from koinon.wire import Admission, Revocation, RoundCertificate, SignedReceipt
+from koinon.wire import Admission, MaskAnnouncement, MaskReveal, Revocation, RoundCertificate, SignedReceipt
 
 OPERATION_BYTES_MAX = 64 * 1024
 COHORT_MAX = 1024
@@ -97,6 +97,22 @@ class SubmitUpdate(Message, frozen=True):
     examples: U32
     loss: Millionths
     receipts: tuple[SignedReceipt, ...]
+
+
+class AnnounceMasks(Message, frozen=True):
+    """In mode `masked`, an invited node's masks for the round, before it trains."""
+
+    task: Digest
+    round: U32
+    announcement: MaskAnnouncement
+
+
+class RevealShares(Message, frozen=True):
+    """In mode `masked`, an accepted node's shares, once the accepted set is fixed."""
+
+    task: Digest
+    round: U32
+    reveal: MaskReveal
 
 
 class CloseRound(Message, frozen=True):

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from koinon.errors import BadPiece, CannotOpen
-from koinon.privacy import MODES, mode
+from koinon.privacy import mode
 from koinon.privacy.packing import Slots
-from tests.unit.privacy.federation import Federation, node, random_updates
+from tests.unit.privacy.federation import COMMITTEE_MODES, Federation, node, random_updates
 
 pytestmark = pytest.mark.filterwarnings("ignore:a Paillier key of 2048 bits")
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -138,7 +138,7 @@ def one_update(name: str) -> Federation:
     return Federation(name, random_updates(1, 20))
 
 
-@pytest.mark.parametrize("name", MODES)
+@pytest.mark.parametrize("name", COMMITTEE_MODES)
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_any_change_of_a_private_piece_is_refused(name: str, data: st.DataObject) -> None:
@@ -154,7 +154,7 @@ def test_any_change_of_a_private_piece_is_refused(name: str, data: st.DataObject
         federation.mode.check(federation.setting, node(0), protected.public, 1, changed)
 
 
-@pytest.mark.parametrize("name", MODES)
+@pytest.mark.parametrize("name", COMMITTEE_MODES)
 @settings(max_examples=40, deadline=None)
 @given(junk=st.binary(max_size=300), parts=st.lists(st.binary(max_size=120), max_size=4))
 def test_junk_is_a_typed_refusal_everywhere(name: str, junk: bytes, parts: list[bytes]) -> None:
@@ -172,4 +172,4 @@ def test_junk_is_a_typed_refusal_everywhere(name: str, junk: bytes, parts: list[
 
 
 def test_every_mode_is_looked_up_once() -> None:
-    assert all(mode(name) is mode(name) for name in MODES)
+    assert all(mode(name) is mode(name) for name in COMMITTEE_MODES)

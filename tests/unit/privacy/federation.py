@@ -14,6 +14,8 @@ from koinon.privacy.paillier_key import Dealt, deal, generate_primes
 
 TASK = keccak(b"a task")
 PAILLIER_BITS = 2048
+COMMITTEE_MODES = ("plain", "shares", "paillier")
+"""The modes whose sums the replicas open; `masked`, which the nodes open, has tests of its own."""
 
 
 def seeded(seed: str) -> Entropy:

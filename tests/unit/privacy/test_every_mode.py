@@ -10,18 +10,18 @@ import pytest
 
 from koinon.encoding import keccak
 from koinon.errors import BadPiece, CannotOpen, ConfigError, OutOfRange
-from koinon.privacy import MODES, Held, mode
-from tests.unit.privacy.federation import Federation, node, random_updates, seeded
+from koinon.privacy import Held, mode
+from tests.unit.privacy.federation import COMMITTEE_MODES, Federation, node, random_updates, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore:a Paillier key of 2048 bits")
-every_mode = pytest.mark.parametrize("name", MODES)
-modes_that_hide = pytest.mark.parametrize("name", [name for name in MODES if name != "plain"])
+every_mode = pytest.mark.parametrize("name", COMMITTEE_MODES)
+modes_that_hide = pytest.mark.parametrize("name", [name for name in COMMITTEE_MODES if name != "plain"])
 
 
 def test_unknown_mode_is_refused_and_the_known_ones_are_named() -> None:
     with pytest.raises(ConfigError, match="rot13") as caught:
         mode("rot13")
-    assert all(name in (caught.value.hint or "") for name in MODES)
+    assert all(name in (caught.value.hint or "") for name in COMMITTEE_MODES)
 
 
 @every_mode

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from scipy.stats import chisquare
 
 from koinon.errors import BadPiece, CannotOpen, ConfigError, OutOfRange
-from koinon.privacy.shares import CHUNK_BYTES, Shares, held_by, public_bytes, subsets
+from koinon.privacy.keystream import CHUNK_BYTES
+from koinon.privacy.shares import Shares, held_by, public_bytes, subsets
 from tests.unit.privacy.federation import Federation, node, random_updates, seeded
 
 SHARES = Shares()

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from koinon.encoding import keccak
-from koinon.privacy import MODES, mode
-from tests.unit.privacy.federation import Federation, random_updates
+from koinon.privacy import mode
+from tests.unit.privacy.federation import COMMITTEE_MODES, Federation, random_updates
 
 PATH = Path(__file__).parents[2] / "vectors" / "privacy.json"
 pytestmark = pytest.mark.filterwarnings("ignore:a Paillier key of 2048 bits")
 
 
-CASES = (*MODES, "shares, validated")
+CASES = (*COMMITTEE_MODES, "shares, validated")
 
 
 def vector(case: str) -> dict[str, object]:
@@ -58,9 +58,9 @@ def test_all_modes_agree_on_the_sum() -> None:
     committed = json.loads(PATH.read_text())
     assert len({committed[name]["sum"] for name in CASES}) == 1
     expected = np.sum(random_updates(3, 111), axis=0)[:4].tolist()
-    assert all(committed[name]["sum_head"] == expected for name in MODES)
+    assert all(committed[name]["sum_head"] == expected for name in COMMITTEE_MODES)
     assert set(committed) == set(CASES)
-    assert all(mode(name).name == name for name in MODES)
+    assert all(mode(name).name == name for name in COMMITTEE_MODES)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 # pytest workers: a number, or `auto` for one a core
 JOBS ?= auto
 PYTEST_ARGS ?=
-# demo: shares, paillier or plain
+# demo: shares, paillier, masked or plain
 MODE ?= shares
 ROUNDS ?= 5
 # soak: SEEDS stories from FIRST on; SEED=17 replays one; SOAK_ARGS=--json
@@ -31,7 +31,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 ##@ Use
 
 .PHONY: demo
-demo: $(READY) ## A whole federation on this machine: MODE=shares|paillier|plain ROUNDS=5 DEMO_ARGS=...
+demo: $(READY) ## A whole federation on this machine: MODE=shares|paillier|masked|plain ROUNDS=5 DEMO_ARGS=...
 	$(BIN)/python -m scripts.demo --mode $(MODE) --rounds $(ROUNDS) $(DEMO_ARGS)
 
 .PHONY: venv

@@ -25,7 +25,7 @@ async def submit(
         ),
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Certified rounds until the task is complete.")] = None,
-    mode: Annotated[str | None, typer.Option(help="shares, paillier or plain.")] = None,
+    mode: Annotated[str | None, typer.Option(help="shares, paillier, masked or plain.")] = None,
     name: Annotated[str | None, typer.Option(help="The task's name.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Watch it until it is over.")] = False,
     home: HomeOption = None,

@@ -28,12 +28,12 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from koinon.encoding import Message, decode, encode
-from koinon.errors import BadPiece, CannotOpen, KoinonError
+from koinon.errors import BadPiece, CannotOpen, KoinonError, PrivacyError
 from koinon.wire import MaskAnnouncement, MaskReveal, SealedShares, seed_commitment, share_digest
 
 from .keystream import Ring, apply_keystream
 from .mode import Entropy
-from .sealing import SealingKey, seal_to
+from .sealing import SEALED_EXTRA_BYTES, SealingKey, seal_to
 
 PRIME = 2**255 - 19
 SECRET_BYTES, SHARE_BYTES = 31, 32
@@ -94,7 +94,7 @@ def announce(
         SealedShares(
             seed=share_digest(task, round_, node, holder, SEED, seed),
             key=share_digest(task, round_, node, holder, KEY, key),
-            box=seal_to(cohort[holder], seed + key, _context(task, round_, node, holder)),
+            box=_boxed(cohort[holder], seed + key, _context(task, round_, node, holder), entropy),
         )
         for holder, (seed, key) in zip(members, shares, strict=True)
     )
@@ -205,6 +205,14 @@ def _false_dealer(dealer: bytes) -> CannotOpen:
 
 
 # --- helpers -------------------------------------------------------------------------------------------------------
+
+
+def _boxed(public: bytes, shares: bytes, context: bytes, entropy: Entropy) -> bytes:
+    """The sealed shares; for a member whose sealing key is none, noise: its own fault must not stop the others."""
+    try:
+        return seal_to(public, shares, context)
+    except PrivacyError:
+        return entropy(len(shares) + SEALED_EXTRA_BYTES)
 
 
 def _split(secret: bytes, needed: int, count: int, entropy: Entropy) -> list[bytes]:

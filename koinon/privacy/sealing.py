@@ -16,6 +16,10 @@ from koinon.errors import BadPiece, PrivacyError
 _suite = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305)
 
 
+SEALED_EXTRA_BYTES = 48
+"""How much longer a sealed box is than what it holds: an ephemeral key and a tag."""
+
+
 class SealingKey:
     """A party's X25519 key pair; `public` (32 bytes) is registered with its membership."""
 
@@ -57,7 +61,7 @@ class SealingKey:
 
 
 def seal_to(public: bytes, plaintext: bytes, context: bytes) -> bytes:
-    """Encrypt to a 32-byte X25519 public key (32 + 16 bytes longer than `plaintext`).
+    """Encrypt to a 32-byte X25519 public key (SEALED_EXTRA_BYTES longer than `plaintext`).
 
     PrivacyError when `public` is no key (a wrong length, or a point of small order).
     """

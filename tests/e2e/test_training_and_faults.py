@@ -32,7 +32,7 @@ def audit(federation: LocalFederation, task: str) -> dict:  # type: ignore[type-
     return report
 
 
-@pytest.mark.parametrize("mode", ["shares", "plain"])
+@pytest.mark.parametrize("mode", ["shares", "masked", "plain"])
 def test_two_rounds_are_trained_certified_anchored_and_audited(federation: LocalFederation, mode: str) -> None:
     identity = submit(federation, f"train-{mode}", mode=mode)
     task = complete(federation, identity)

@@ -34,7 +34,7 @@ NODES = sorted((key(f"node {index}") for index in range(4)), key=lambda node: no
 
 
 class World:
-    def __init__(self, *, rounds: int = 2, reward: int = 5) -> None:
+    def __init__(self, *, rounds: int = 2, reward: int = 5, mode: str = "shares") -> None:
         self.law = Federation(
             Genesis(
                 chain_id=31337,
@@ -49,7 +49,7 @@ class World:
             self.enrol(node, Role.NODE)
         self.enrol(AGGREGATOR, Role.AGGREGATOR)
         self.spec = TaskSpec(
-            name="digits", app="digits", mode="shares", strategy="fedavg", rounds=rounds,
+            name="digits", app="digits", mode=mode, strategy="fedavg", rounds=rounds,
             initial_model=MODEL, dimension=10, reward=reward, round_ms=10_000,
         )  # fmt: skip
         self.task = self.do(NODES[0], CreateTask(spec=self.spec)).subject

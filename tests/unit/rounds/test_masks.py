@@ -1,0 +1,195 @@
+"""The law of mode masked: who announces, when a round goes on, who reveals, and what is kept."""
+
+from __future__ import annotations
+
+import secrets
+
+import msgspec
+import pytest
+
+from koinon.errors import Rejected
+from koinon.privacy import SealingKey
+from koinon.privacy.masking import Masks, announce, reveal, threshold
+from koinon.rounds.law import ABORTED_ROUNDS_MAX
+from koinon.rounds.masks import announcement_deadline_ms
+from koinon.rounds.operations import AnnounceMasks, CreateTask, RevealShares
+from koinon.rounds.state import Round
+from koinon.signing import Signer
+from koinon.wire import MaskReveal
+
+from .world import AGGREGATOR, NODES, World
+
+
+def sealing(node: Signer) -> SealingKey:
+    return SealingKey.derive(node.secret, 0)
+
+
+class Masked(World):
+    def __init__(self) -> None:
+        super().__init__(mode="masked")
+        self.open()
+
+    @property
+    def round(self) -> Round:
+        return self.record.rounds[-1]
+
+    def announcement(self, node: Signer) -> AnnounceMasks:
+        cohort = {each.address: sealing(each).public for each in NODES}
+        _, said = announce(self.task, self.round.number, node.address, cohort, secrets.token_bytes)
+        return AnnounceMasks(task=self.task, round=self.round.number, announcement=said)
+
+    def announce(self, *nodes: Signer) -> None:
+        for node in nodes:
+            self.do(node, self.announcement(node))
+
+    def submit(self, *nodes: Signer) -> None:
+        for node in nodes:
+            self.do(node, self.update(node, self.round.number))
+
+    def reveal(self, node: Signer) -> RevealShares:
+        board, round_ = self.law.state.boards[self.task], self.round
+        masks = Masks(self.task, round_.number, round_.cohort, board.announced)
+        said = reveal(masks, node.address, sealing(node), sorted(round_.submissions))
+        return RevealShares(task=self.task, round=round_.number, reveal=said)
+
+
+@pytest.fixture
+def world() -> Masked:
+    return Masked()
+
+
+def refused(world: Masked, sender: Signer, operation: AnnounceMasks | RevealShares, rule: str = "masks") -> None:
+    before = world.law.snapshot()
+    with pytest.raises(Rejected) as error:
+        world.do(sender, operation)
+    assert error.value.rule == rule
+    counted = msgspec.msgpack.decode(before, type=type(world.law.state))
+    counted.refusals = world.law.state.refusals
+    assert world.law.state == counted
+
+
+def test_training_begins_when_all_have_announced(world: Masked) -> None:
+    world.announce(*NODES[:3])
+    assert world.round.phase == "announcing"
+    world.announce(NODES[3])
+    assert world.round.phase == "training"
+
+
+def test_nobody_trains_before_the_masks_are_known(world: Masked) -> None:
+    world.announce(*NODES[:3])
+    with pytest.raises(Rejected, match="takes no more updates"):
+        world.submit(NODES[0])
+
+
+def test_the_round_goes_on_without_nodes_that_stay_silent(world: Masked) -> None:
+    world.announce(*NODES[:3])
+    with pytest.raises(Rejected, match="to the deadline of announcements"):
+        world.close()
+    world.now = announcement_deadline_ms(world.round) + 1
+    world.close()
+    assert world.round.phase == "training"
+    with pytest.raises(Rejected, match="announced no masks"):
+        world.submit(NODES[3])
+    world.submit(*NODES[:3])
+    assert world.round.phase == "closed"
+
+
+def test_too_few_announcements_end_the_round_and_at_last_the_task(world: Masked) -> None:
+    for number in range(1, ABORTED_ROUNDS_MAX + 1):
+        world.announce(*NODES[: threshold(4) - 1])
+        world.now = announcement_deadline_ms(world.round) + 1
+        world.close(number)
+        assert world.round.phase == "aborted"
+        assert not world.law.state.boards
+        if number < ABORTED_ROUNDS_MAX:
+            world.open(number + 1)
+    assert world.record.status == "failed"
+
+
+def test_fewer_updates_than_can_be_unmasked_never_close_a_round(world: Masked) -> None:
+    world.announce(*NODES)
+    world.submit(*NODES[:2])
+    world.now = world.round.deadline_ms + 1
+    world.close()
+    assert world.round.phase == "aborted"
+
+
+def test_accepted_nodes_reveal_once_and_the_board_is_dropped_with_the_certificate(world: Masked) -> None:
+    world.announce(*NODES)
+    world.submit(*NODES)
+    for node in NODES:
+        world.do(node, world.reveal(node))
+    assert world.round.revealed == tuple(node.address for node in NODES)
+    refused(world, NODES[0], world.reveal(NODES[0]))
+    assert set(world.law.state.boards) == {world.task}
+    world.complete()
+    assert not world.law.state.boards
+
+
+def test_nobody_reveals_before_the_accepted_set_is_fixed(world: Masked) -> None:
+    world.announce(*NODES)
+    world.submit(*NODES[:3])
+    refused(world, NODES[0], RevealShares(task=world.task, round=1, reveal=MaskReveal(shares=(b"",) * 4)))
+
+
+def test_a_node_that_dropped_out_has_nothing_to_reveal(world: Masked) -> None:
+    world.announce(*NODES)
+    world.submit(*NODES[:3])
+    world.now = world.round.deadline_ms + 1
+    world.close()
+    refused(world, NODES[3], world.reveal(NODES[3]))
+
+
+def test_a_second_announcement_is_refused(world: Masked) -> None:
+    world.announce(NODES[0])
+    refused(world, NODES[0], world.announcement(NODES[0]))
+
+
+def test_an_announcement_after_training_began_is_refused(world: Masked) -> None:
+    world.announce(*NODES[:3])
+    world.now = announcement_deadline_ms(world.round) + 1
+    world.close()
+    refused(world, NODES[3], world.announcement(NODES[3]))
+
+
+@pytest.mark.parametrize("change", ["too few shares", "a key of small order"])
+def test_a_malformed_announcement_is_refused(world: Masked, change: str) -> None:
+    good = world.announcement(NODES[0])
+    said = good.announcement
+    bad = {
+        "too few shares": msgspec.structs.replace(said, shares=said.shares[:-1]),
+        "a key of small order": msgspec.structs.replace(said, public_key=bytes(32)),
+    }[change]
+    refused(world, NODES[0], msgspec.structs.replace(good, announcement=bad))
+
+
+def test_a_reveal_with_the_wrong_number_of_shares_is_refused(world: Masked) -> None:
+    world.announce(*NODES)
+    world.submit(*NODES)
+    refused(world, NODES[0], RevealShares(task=world.task, round=1, reveal=MaskReveal(shares=(b"",) * 3)))
+
+
+def test_who_was_not_invited_and_who_does_not_train_are_refused(world: Masked) -> None:
+    refused(world, AGGREGATOR, world.announcement(NODES[0]), rule="role")
+
+
+def test_a_task_for_more_nodes_than_an_announcement_carries_is_refused() -> None:
+    world = Masked()
+    spec = msgspec.structs.replace(world.spec, cohort_max=257, name="large")
+    with pytest.raises(Rejected, match="invites at most 256"):
+        world.do(NODES[0], CreateTask(spec=spec))
+
+
+def test_other_modes_have_no_masks() -> None:
+    world = World()
+    world.open()
+    assert world.record.rounds[0].phase == "training"
+    assert not world.law.state.boards
+
+
+def test_a_snapshot_carries_the_masks(world: Masked) -> None:
+    world.announce(*NODES[:2])
+    snapshot = world.law.snapshot()
+    world.law.restore(snapshot)
+    assert world.law.snapshot() == snapshot
+    assert set(world.law.state.boards[world.task].announced) == {node.address for node in NODES[:2]}

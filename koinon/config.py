@@ -100,6 +100,14 @@ class FederationFile(Setting, frozen=True):
         return tuple(from_hex(replica.address) for replica in self.replicas)
 
     @property
+    def seats(self) -> tuple[Seat, ...]:
+        """The committee as a change of it would name it."""
+        return tuple(
+            Seat(address=from_hex(each.address), sealing_key=from_hex(each.sealing_key), url=each.url)
+            for each in self.replicas
+        )
+
+    @property
     def faulty(self) -> int:
         """f, the number of replicas that may lie."""
         return faulty_max(len(self.replicas))

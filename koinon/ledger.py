@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from requests.exceptions import ConnectionError as RequestsConnectionError
@@ -351,7 +351,7 @@ class Ledger(Reader):
         epoch = handover.certificate.checkpoint.epoch + 1
         if self.epoch() < epoch:
             return False
-        if [*map(astuple, self.committee(epoch).members)] != [*map(_values, handover.seats)]:
+        if self.committee(epoch).seats != handover.seats:
             raise LedgerError(f"the chain has another committee of epoch {epoch} than the log")
         return True
 

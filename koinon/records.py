@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
+from .epochs import Seat
 from .wire import Role, RoundCertificate, Vote
 
 
@@ -63,6 +64,10 @@ class CommitteeRecord:
     epoch: int
     members: tuple[CommitteeMember, ...]
     quorum: int
+
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        return tuple(Seat(address=each.address, sealing_key=each.sealing_key, url=each.url) for each in self.members)
 
     @property
     def addresses(self) -> tuple[bytes, ...]:

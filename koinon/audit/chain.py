@@ -20,7 +20,9 @@ from koinon.records import (
     BudgetEscrowed,
     BudgetReleased,
     CommitteeRecord,
+    EpochHandedOver,
     Event,
+    ReplicaConvicted,
     RewardClaimed,
     RoundCommitted,
     RoundOpened,
@@ -33,7 +35,16 @@ if TYPE_CHECKING:
     from koinon.ledger import Ledger
 
 READ_TRIES_MAX = 5
-KEPT = (TaskCreated, RoundOpened, RoundCommitted, BudgetEscrowed, BudgetReleased, RewardClaimed)
+KEPT = (
+    EpochHandedOver,
+    ReplicaConvicted,
+    TaskCreated,
+    RoundOpened,
+    RoundCommitted,
+    BudgetEscrowed,
+    BudgetReleased,
+    RewardClaimed,
+)
 """The events that the audit judges."""
 
 

@@ -9,6 +9,7 @@ from koinon.encoding import to_hex
 from koinon.errors import AuditFailure
 from koinon.rounds.state import Task
 
+from .committee import check_committee
 from .evidence import Evidence
 from .history import History, law_of
 from .network import check_log, check_network
@@ -47,6 +48,7 @@ def examine(
         report.chain_head = (evidence.chain.head.number, evidence.chain.head.hash)
     check_network(report, evidence)
     check_log(report, evidence, history)
+    check_committee(report, evidence, history)
     tasks = law_of(history).state.tasks
     wanted = {identity: task for identity, task in tasks.items() if chosen.wants(identity, task)}
     if chosen.task and not wanted:

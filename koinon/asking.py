@@ -98,7 +98,7 @@ class Asker:
                         return True
                 except RemoteError:
                     continue
-                silent += 1
+                silent += 1  # who does not know of a later epoch may lag, or be the one who asks
                 if silent >= enough:
                     return False
         except TimeoutError:

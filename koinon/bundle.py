@@ -57,6 +57,9 @@ class Outbox:
         self.closed = True
         self._filled.set()
 
+    def __len__(self) -> int:
+        return len(self._queue)
+
     async def take(self) -> bytes:
         """The next frame: as many of the oldest messages as a bundle holds; waits until there is one."""
         while not self._queue and not self.closed:

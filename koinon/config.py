@@ -170,7 +170,8 @@ class NodeSettings(Setting, frozen=True):
 
 
 class PartyConfig(Setting, frozen=True):
-    """config.toml. `index` is a replica's place in the committee; `public_url` where others reach this party."""
+    """config.toml. `index` is a replica's place in the committee of federation.json, -1 for a newcomer; `public_url` is
+    where others reach a replica that federation.json does not name."""
 
     role: str
     index: int = 0
@@ -179,6 +180,7 @@ class PartyConfig(Setting, frozen=True):
     password_file: str = "password"
     data: str = "data"
     log_level: str = "info"
+    public_url: str = ""
     listen: Listen = Listen()
     tls: Tls = Tls()
     node: NodeSettings = NodeSettings()

@@ -29,7 +29,8 @@
     │   ├── OutOfRange         NaN, infinity, or more than the mode can carry
     │   ├── BadPiece           a piece that contradicts its commitment; names the client
     │   │   └── InvalidProof   an update whose norm is not proved to be within the task's bound; names the client
-    │   └── CannotOpen         too few agreeing contributions; names the dissenters
+    │   ├── CannotOpen         too few agreeing contributions; names the dissenters
+    │   └── KeyOutdated        the committee changed since its Paillier key was dealt
     ├── TrainingError          the user's model code failed or answered with the wrong shape
     ├── AuditFailure           the first lie that the audit found
     ├── StorageDamaged         a file of ours is not what was written to it
@@ -187,6 +188,10 @@ class InvalidProof(BadPiece):
 
 class CannotOpen(PrivacyError):
     code = "cannot-open"
+
+
+class KeyOutdated(PrivacyError):
+    code = "key-outdated"
 
 
 class TrainingError(KoinonError):

@@ -17,6 +17,7 @@ from koinon.errors import KoinonError
 REFUSED = Counter("koinon_refused_total", "Inputs that were refused, by the error's code", ["service", "code"])
 PHASE_SECONDS = Histogram("koinon_phase_seconds", "Seconds of a round's phases", ["phase"])
 VIEW = Gauge("koinon_view", "The replica's current view")
+EPOCH = Gauge("koinon_epoch", "The committee's epoch that this party knows")
 SEQUENCE = Gauge("koinon_sequence", "The last executed sequence number")
 
 _RESERVED = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from koinon.config import FederationFile
 from koinon.encoding import ZERO_DIGEST, decode, encode, from_hex, keccak
-from koinon.errors import BadPiece, CannotOpen, RemoteError, UnknownSigner
+from koinon.errors import BadPiece, CannotOpen, KeyOutdated, RemoteError, UnknownSigner
 from koinon.learning import strategy
 from koinon.learning.parameters import Parameters
 from koinon.privacy import fixed_point, mode
@@ -47,8 +47,11 @@ def round_setting(
     key_share: bytes = b"",
     board: MaskBoard | None = None,
 ) -> Setting:
-    """The privacy setting of one round, the same for every party."""
-    keyed = spec.mode == "paillier" and federation.paillier is not None
+    """The privacy setting of one round, the same for every party. `federation` is the one in the round's epoch.
+
+    KeyOutdated in mode paillier, when the committee changed since its key was dealt.
+    """
+    public_key = committee_key(federation) if spec.mode == "paillier" else b""
     return Setting(
         task=task,
         round=round_.number,
@@ -56,10 +59,32 @@ def round_setting(
         dimension=spec.dimension,
         bits=spec.bits,
         cohort=len(round_.cohort),
-        public_key=from_hex(federation.paillier.public_key) if keyed and federation.paillier else b"",
+        public_key=public_key,
         key_share=key_share,
         masks=Masks(task, round_.number, round_.cohort, board.announced, board.revealed) if board else None,
     )
+
+
+def key_is_current(federation: FederationFile) -> bool:
+    """Whether the Paillier key in the file was dealt to the committee of this epoch."""
+    if federation.paillier is None:
+        return False
+    from koinon.privacy.paillier_key import parse_key  # on demand: it needs a big-number library
+
+    key = parse_key(from_hex(federation.paillier.public_key))
+    return (key.epoch, key.replicas) == (federation.epoch, len(federation.replicas))
+
+
+def committee_key(federation: FederationFile) -> bytes:
+    """The committee's Paillier key; b"" in a federation without one, KeyOutdated when it is of another committee."""
+    if federation.paillier is None:
+        return b""
+    if not key_is_current(federation):
+        raise KeyOutdated(
+            f"the Paillier key was dealt to another committee than that of epoch {federation.epoch}",
+            hint="hold a new key ceremony (koinon ceremony), or submit the task in mode shares",
+        )
+    return from_hex(federation.paillier.public_key)
 
 
 def public_part(closed: ClosedRound, node: bytes, blob: bytes) -> bytes:

@@ -37,6 +37,7 @@ EPOCH_HEADER = "Koinon-Epoch"
 BODY_BYTES_MAX = 256 * 1024 * 1024
 
 log = logging.getLogger("koinon.service")
+Problems = Callable[[], Awaitable[list[str]]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -87,18 +88,21 @@ def refusals(service: str) -> Middleware:
     return middleware
 
 
-def application(service: str, *, body_bytes_max: int = BODY_BYTES_MAX) -> web.Application:
-    """An aiohttp application with the middleware, `/metrics` and `/healthz`."""
+def application(
+    service: str, *, body_bytes_max: int = BODY_BYTES_MAX, healthy: Problems | None = None
+) -> web.Application:
+    """An aiohttp application with the middleware, `/metrics` and `/healthz` (503 with what `healthy` finds wrong)."""
     app = web.Application(middlewares=[refusals(service)], client_max_size=body_bytes_max)
 
     async def show_metrics(_: web.Request) -> web.Response:
         return web.Response(body=metrics(), content_type="text/plain")
 
-    async def healthy(_: web.Request) -> web.Response:
-        return web.json_response({"ok": True})
+    async def health(_: web.Request) -> web.Response:
+        problems = await healthy() if healthy is not None else []
+        return web.json_response({"ok": not problems, "problems": problems}, status=503 if problems else 200)
 
     app.router.add_get("/metrics", show_metrics)
-    app.router.add_get("/healthz", healthy)
+    app.router.add_get("/healthz", health)
     return app
 
 

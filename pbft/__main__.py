@@ -1,4 +1,4 @@
-"""`koinon-replica`: one member of the committee, as a process."""
+"""`koinon-replica`: one member of the committee, or one that is to be, as a process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from koinon.config import load_party
 from koinon.errors import ConfigError, KoinonError
 from koinon.observe import configure_logging
 
+from .home import ReplicaHome
 from .server import ReplicaServer
+from .standby import Standby
 
 EXAMPLE = """example:
   koinon-provision --out fed --rpc http://127.0.0.1:8545
@@ -28,10 +30,12 @@ cleanly on SIGTERM and SIGINT."""
 log = logging.getLogger("koinon.pbft")
 
 
-async def serve(home: Path) -> None:
-    """Serve the replica in `home` until a signal asks it to stop; raises what it must not survive."""
-    server = ReplicaServer(home)
-    running = asyncio.ensure_future(_run(server))
+async def serve(path: Path) -> None:
+    """Serve the replica in `path`, epoch after epoch, until a signal asks it to stop; raises what it must not survive.
+
+    With a seat in the present committee it takes part; without one it stands by until a handover gives it one.
+    """
+    running = asyncio.ensure_future(_epochs(path))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, running.cancel)
@@ -39,14 +43,18 @@ async def serve(home: Path) -> None:
         await running
     except asyncio.CancelledError:
         log.info("stopping")
-    finally:
-        await server.stop()
     log.info("stopped")
 
 
-async def _run(server: ReplicaServer) -> None:
-    await server.start()
-    await server.run()
+async def _epochs(path: Path) -> None:
+    home = ReplicaHome(path)
+    while True:
+        server = Standby(home) if home.index is None else ReplicaServer(home)
+        try:
+            await server.start()
+            await server.run()
+        finally:
+            await server.stop()
 
 
 def main(arguments: list[str] | None = None) -> int:

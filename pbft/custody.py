@@ -30,6 +30,7 @@ from koinon.errors import (
     Oversized,
     Unavailable,
     UnknownSigner,
+    WrongEpoch,
 )
 from koinon.learning.parameters import from_blob
 from koinon.opening import ClosedRound, next_model, public_part, signed_contributions, verify_opening
@@ -58,7 +59,8 @@ log = logging.getLogger("koinon.pbft.custody")
 
 
 class Custody:
-    """One replica's custody under `data`. `key_share` is its share of the Paillier key (b"" without one)."""
+    """One replica's custody under `data` in one epoch. `sealing` opens what is sealed to this replica; `key_share` is
+    its share of the Paillier key (b"" without one)."""
 
     def __init__(
         self,
@@ -70,6 +72,7 @@ class Custody:
         changes: Changes,
         data: Path,
         *,
+        sealing: SealingKey,
         key_share: bytes = b"",
     ) -> None:
         self._federation = federation
@@ -81,7 +84,7 @@ class Custody:
         self._fetcher = fetcher
         self._changes = changes
         self._key_share = key_share
-        self._sealing = SealingKey.derive(signer.secret, federation.epoch)
+        self._sealing = sealing
         self.blobs = BlobStore(data / "blobs")
         self._pieces = PieceStore(data / "pieces")
         self._kept = self._pieces.rounds()
@@ -312,6 +315,8 @@ class Custody:
         at = self._round(task, number)
         if at is None:
             raise Unavailable(f"round {number} of task 0x{task.hex()} is not known here")
+        if at.round.epoch != self._federation.epoch:
+            raise WrongEpoch(f"round {number} is of epoch {at.round.epoch}, this replica of {self._federation.epoch}")
         return at
 
     async def _closed_round(self, task: bytes, number: int) -> ClosedRound:

@@ -20,7 +20,7 @@ from typing import TypeVar
 from prometheus_client import Counter, Gauge
 
 from koinon.encoding import encode
-from koinon.errors import RemoteError, Unavailable, WrongEpoch
+from koinon.errors import KoinonError, RemoteError, Unavailable, WrongEpoch
 from koinon.observe import SEQUENCE, VIEW, refused
 from koinon.wire import CheckpointCertificate, CommittedBatch
 
@@ -31,6 +31,7 @@ from .events import (
     ClientRequest,
     Committed,
     Effect,
+    EpochEnded,
     Evidence,
     GaveUp,
     Ignored,
@@ -70,6 +71,7 @@ class Disk:
     """The replica's four files: journal, archive, snapshots, evidence. One `perform` at a time; readers use `run`."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.journal = Journal(folder / "journal")
         self.archive = Archive(folder / "archive")
         self.snapshots = Snapshots(folder / "snapshots")
@@ -131,7 +133,8 @@ class Engine:
     """Feeds the core and performs its effects.
 
     `send(peers, data)` hands bytes to the links, `need(wanted)` begins a state transfer (and returns at once),
-    `changed()` is called after something was executed, `blame(peer)` for each message that no correct replica sends.
+    `changed()` is called after something was executed, `turned()` at each turn, `blame(peer)` for each message that no
+    correct replica sends. `ended` is the certificate of the handover once this epoch is over; `run` returns then.
     """
 
     def __init__(
@@ -142,6 +145,7 @@ class Engine:
         send: Callable[[Iterable[int], bytes], None],
         need: Callable[[NeedState], None],
         changed: Callable[[], None],
+        turned: Callable[[], None],
         blame: Callable[[int], None] = lambda peer: None,
     ) -> None:
         self.replica = replica
@@ -149,7 +153,9 @@ class Engine:
         self._send = send
         self._need = need
         self._changed = changed
+        self._turned = turned
         self._blame = blame
+        self.ended: CheckpointCertificate | None = None
         self._inbox = Inbox()
         self._catching: dict[int, asyncio.Future[None]] = {}
         self._replies = Replies()
@@ -167,6 +173,9 @@ class Engine:
         effects = self.replica.step(event)
         self.disk.write([effect for effect in effects if isinstance(effect, Written)])
         self._gauge()
+        saved = event.certificate
+        if saved is not None and saved.checkpoint.epoch == self.replica.epoch and any(saved.checkpoint.next):
+            self.ended = saved  # the epoch's end was on disk, what came after it was not
         log.info(
             "recovered",
             extra={"view": self.replica.view, "sequence": self.replica.executed, "records": len(event.records)},
@@ -214,10 +223,12 @@ class Engine:
     # --- turns -----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Turn after turn, for ever. Raises InvariantBroken, StorageDamaged or OSError: the replica must stop."""
+        """Turn after turn, until the epoch ends. Raises InvariantBroken, StorageDamaged or OSError: the replica must
+        stop."""
         ticking = asyncio.create_task(self._tick())
         try:
-            while True:
+            while self.ended is None:
+                self._turned()
                 events = await self._inbox.get(TURN_EVENTS_MAX)
                 await self._perform([effect for event in events for effect in self.replica.step(event)])
                 for event in events:
@@ -225,6 +236,10 @@ class Engine:
                         taken.set_result(None)
         finally:
             ticking.cancel()
+
+    def refuse_all(self, error: KoinonError) -> None:
+        """Answer everybody who waits for a request with `error`: this replica will not."""
+        self._replies.refuse_all(error)
 
     async def _tick(self) -> None:
         while True:
@@ -267,6 +282,8 @@ class Engine:
                 EVIDENCE.inc()
                 proof = encode(transferable(effect)).hex()
                 log.error("equivocation", extra={"culprit": culprit, "proof": proof})
+            case EpochEnded(certificate=certificate):
+                self.ended = certificate
             case GaveUp(primary=primary, reason=reason):
                 GIVEN_UP.labels(reason).inc()
                 log.warning("primary given up", extra={"primary": primary, "reason": reason})

@@ -15,6 +15,7 @@ import aiohttp
 from koinon.client import CommitteeClient
 from koinon.config import FederationFile
 from koinon.encoding import encode
+from koinon.epochs import Handover
 from koinon.errors import KoinonError, RemoteError, Unavailable
 from koinon.privacy import SealingKey
 from koinon.service import CONTENT_TYPE, client_tls, read_answer
@@ -104,6 +105,13 @@ class Fetcher:
     async def ask(self, peer: int, path: str, *, bytes_max: int) -> bytes:
         """`GET path` from one peer (`pbft.transfer`)."""
         return await self._exchange(peer, "GET", path, None, bytes_max=bytes_max)
+
+    # --- handovers -------------------------------------------------------------------------------------------
+
+    async def handovers(self) -> tuple[Handover, ...]:
+        """What any peer proves to have come after this epoch; nothing when nobody can."""
+        await self._client.refresh()
+        return self._client.committees.since(self._federation.epoch)
 
     async def _exchange(self, peer: int, method: str, path: str, body: bytes | None, *, bytes_max: int) -> bytes:
         if self._session is None:

@@ -21,8 +21,8 @@ from aiohttp import WSMsgType, web
 
 from koinon.bundle import BUNDLE_OVERHEAD_BYTES, Outbox, unbundle
 from koinon.config import FederationFile
-from koinon.encoding import U8, Digest, Message, decode, encode
-from koinon.errors import InvariantBroken, Malformed, Oversized, RemoteError, Unavailable, UnknownSigner
+from koinon.encoding import U8, U32, Digest, Message, decode, encode
+from koinon.errors import InvariantBroken, Malformed, Oversized, RemoteError, Unavailable, UnknownSigner, WrongEpoch
 from koinon.observe import refused
 from koinon.service import client_tls
 from koinon.signing import Signer, authenticate, seal
@@ -38,6 +38,7 @@ HANDSHAKES_PER_ADDRESS_MAX = 16
 HEARTBEAT_SECONDS = 5.0
 REDIAL_SECONDS = 0.1
 REDIAL_SECONDS_MAX = 2.0
+FLUSH_POLL_SECONDS = 0.01
 PEER_QUEUE_MESSAGES_MAX = 4096
 PEER_QUEUE_BYTES_MAX = 64 << 20
 FRAME_BYTES_MAX = MESSAGE_BYTES_MAX + BUNDLE_OVERHEAD_BYTES
@@ -48,15 +49,17 @@ Receive = Callable[[int, bytes], Awaitable[None]]
 
 
 class Greeting(Message, frozen=True):
-    """The first frame of each end."""
+    """The first frame of each end. Replicas of different epochs part here."""
 
+    epoch: U32
     replica: U8
     nonce: Digest
 
 
 class Hello(Message, frozen=True):
-    """The second, signed: `sender` speaks to `receiver` on the connection of these two nonces."""
+    """The second, signed: `sender` speaks to `receiver` in `epoch`, on the connection of these two nonces."""
 
+    epoch: U32
     sender: U8
     receiver: U8
     sender_nonce: Digest
@@ -72,15 +75,25 @@ class _Link:
 
 
 class Peers:
-    """All links of one replica. `receive(peer, data)` is awaited for each message, which slows a fast peer down."""
+    """All links of one replica. `receive(peer, data)` is awaited for each message, which slows a fast peer down;
+    `overtaken()` is called when a peer greets from a later epoch (which it may only pretend)."""
 
-    def __init__(self, federation: FederationFile, index: int, signer: Signer, receive: Receive) -> None:
+    def __init__(
+        self,
+        federation: FederationFile,
+        index: int,
+        signer: Signer,
+        receive: Receive,
+        overtaken: Callable[[], None] = lambda: None,
+    ) -> None:
         self._federation = federation
         self._addresses = federation.replica_addresses
         self._domain = federation.domain
+        self._epoch = federation.epoch
         self._index = index
         self._signer = signer
         self._receive = receive
+        self._overtaken = overtaken
         self._tls = client_tls(federation.tls_ca)
         self.conduct = Conduct(time.monotonic)
         self._links: dict[int, _Link] = {}
@@ -111,6 +124,15 @@ class Peers:
             await link.socket.close()
         if self._session is not None:
             await self._session.close()
+
+    async def flush(self, seconds: float) -> None:
+        """Wait until all that was queued is handed over, at most `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                while any(len(link.outbox) for link in self._links.values()):
+                    await asyncio.sleep(FLUSH_POLL_SECONDS)
+        except TimeoutError:
+            pass
 
     def send(self, peers: Iterable[int], data: bytes) -> None:
         """Queue `data` for each of `peers` that is connected; for the others it is lost."""
@@ -182,19 +204,31 @@ class Peers:
         """The handshake; which peer it is. RemoteError when the other end is not that replica."""
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_SECONDS):
             mine = os.urandom(32)
-            await socket.send_bytes(encode(Greeting(replica=self._index, nonce=mine)))
+            await socket.send_bytes(encode(Greeting(epoch=self._epoch, replica=self._index, nonce=mine)))
             theirs = decode(Greeting, await _frame(socket), bytes_max=HANDSHAKE_BYTES_MAX)
             peer = theirs.replica
+            self._require_epoch(theirs)
             if (peer != expected) if expected is not None else (peer >= self._index):
                 raise UnknownSigner(f"replica {peer} has no business on this link")
             self.conduct.require_good(peer)
-            hello = Hello(sender=self._index, receiver=peer, sender_nonce=mine, receiver_nonce=theirs.nonce)
+            hello = Hello(
+                epoch=self._epoch, sender=self._index, receiver=peer, sender_nonce=mine, receiver_nonce=theirs.nonce
+            )
             await socket.send_bytes(seal(self._signer, self._domain, hello))
             said = authenticate(Hello, await _frame(socket), self._domain, bytes_max=HANDSHAKE_BYTES_MAX)
-        wanted = Hello(sender=peer, receiver=self._index, sender_nonce=theirs.nonce, receiver_nonce=mine)
+        wanted = Hello(
+            epoch=self._epoch, sender=peer, receiver=self._index, sender_nonce=theirs.nonce, receiver_nonce=mine
+        )
         if said.sender != self._addresses[peer] or said.message != wanted:
             raise UnknownSigner(f"somebody else answers for replica {peer}")
         return peer
+
+    def _require_epoch(self, theirs: Greeting) -> None:
+        """WrongEpoch for a peer of another epoch; a later one is a reason to ask for the proof of it."""
+        if theirs.epoch > self._epoch:
+            self._overtaken()
+        if theirs.epoch != self._epoch:
+            raise WrongEpoch(f"replica {theirs.replica} is in epoch {theirs.epoch}, this one in {self._epoch}")
 
     # --- the life of a link ----------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from koinon.errors import Replayed, Unavailable
+from koinon.errors import KoinonError, Replayed, Unavailable
 
 from .events import Executed
 
@@ -58,6 +58,12 @@ class Replies:
                 if (client, other) not in executed:
                     for future in self.asking(client, other):
                         future.set_exception(Replayed(f"request {other} was overtaken by {number}"))
+
+    def refuse_all(self, error: KoinonError) -> None:
+        """Nobody here is answered any more."""
+        for future in list(self._since):
+            if not future.done():
+                future.set_exception(error)
 
     def sweep(self) -> None:
         """Refuse what waited too long; cheap when called often."""

@@ -2,35 +2,43 @@
 
     POST /v1/requests      ordered operations, one       GET /v1/tasks, members, refusals    the law's state
     GET  /v1/stream        ordered operations, many      GET /v1/status                      where this replica stands
-    PUT/GET /v1/blobs      public bytes by digest        GET /v1/log, checkpoint, evidence   the ordered log
-    POST /v1/pieces        private pieces -> receipts    POST /v1/parts                      recovery, for replicas
-    GET /v1/openings       contributions                 POST /v1/certificates               round certificates
+    PUT /v1/blobs          public bytes by digest        POST /v1/parts                      recovery, for replicas
+    POST /v1/pieces        private pieces -> receipts    GET /v1/openings                    contributions
+    POST /v1/certificates  round certificates            and what `pbft.records` shows anybody
 
 Everything runs on one asyncio loop. Handlers read the law's state between awaits and never change it: only the
 core does, in `Engine.run`. Bad input is a typed refusal, counted (`koinon.service`); a broken invariant or a
 damaged disk stops the process.
+
+It serves one epoch of the committee. `run` returns once a later one is proved and kept; who started it builds the next
+one from the same home.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from koinon.config import FederationFile, PartyConfig, load_federation, load_party, party_signer
-from koinon.encoding import from_hex
-from koinon.errors import ConfigError, Malformed, Missing, Oversized, Unavailable, WrongEpoch
-from koinon.privacy import SealingKey
-from koinon.privacy.sealing import key_share_context
+from koinon.epochs import Handover
+from koinon.errors import (
+    ConfigError,
+    InvariantBroken,
+    Missing,
+    Oversized,
+    RemoteError,
+    Unavailable,
+    WrongEpoch,
+)
+from koinon.observe import EPOCH
 from koinon.rounds.law import Federation
 from koinon.rounds.state import Task
-from koinon.service import CONTENT_TYPE, answer, application, listen, read_body
-from koinon.signing import Signer
+from koinon.service import answer, application, listen, read_body
 from koinon.wire import CheckpointCertificate
 
 from .chain import ChainCheck
@@ -39,8 +47,12 @@ from .custody import SMALL_BYTES_MAX as SMALL
 from .engine import Disk, Engine
 from .events import NeedState, Settings
 from .fetching import Fetcher
+from .health import Health
+from .home import ReplicaHome
+from .messages import GENESIS
 from .peers import Peers
 from .quorum import Committee
+from .records import Records, decimal, digest, number
 from .replica import Replica
 from .shelf import Shelf
 from .streams import Streams
@@ -51,26 +63,30 @@ BODIES_BYTES_MAX = 1 << 30
 BODY_SECONDS_MAX = 240.0
 WATCH_MS_MAX = 30_000
 WATCHERS_MAX = 4096
-LOG_ENTRIES_MAX = 1024
+EPOCH_POLL_SECONDS = 3.0
+"""How often a replica without a quorum of links asks its peers whether they are in a later epoch."""
+OVERTAKEN_PAUSE_SECONDS = 0.5
+"""Between two such questions, whatever a peer pretends."""
+FLUSH_SECONDS = 0.5
 UPLOAD_HEADER = "Koinon-Upload"
 
 log = logging.getLogger("koinon.pbft.server")
 
 
 class ReplicaServer:
-    """A replica that lives in `home`. `start`, then `run` until it is cancelled or must stop, then `stop`."""
+    """A replica with a seat. `start`, then `run` until the epoch ends, it is cancelled or it must stop, then `stop`."""
 
-    def __init__(self, home: Path, *, settings: Settings | None = None) -> None:
+    def __init__(self, home: ReplicaHome, *, settings: Settings | None = None) -> None:
+        if home.index is None:
+            raise ConfigError("this key has no seat in the committee")
         self.home = home
-        self.config = load_party(home)
-        self.federation = load_federation(home / self.config.federation)
-        signer = party_signer(home, self.config)
-        _require_seat(self.federation, self.config, signer)
-        index, data = self.config.index, home / self.config.data
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.law = Federation(self.federation.genesis)
-        epoch, committee = self.federation.epoch, Committee(self.federation.replica_addresses)
-        self.replica = Replica(index, {epoch: committee}, epoch, self.federation.domain, signer, self.law, settings)
+        self.federation = home.federation
+        index, signer, known = home.index, home.signer, home.committees
+        self.law = Federation(known.given.genesis)
+        committees = {each.epoch: Committee(each.replica_addresses) for each in known.epochs}
+        base = known.last.certificate if known.last else GENESIS
+        epoch, domain = self.federation.epoch, self.federation.domain
+        self.replica = Replica(index, committees, epoch, domain, signer, self.law, settings, base)
         self.changes = Changes(waiting_max=WATCHERS_MAX)
         self.fetcher = Fetcher(self.federation, index, signer)
         self.custody = Custody(
@@ -80,24 +96,33 @@ class ReplicaServer:
             self.law,
             self.fetcher,
             self.changes,
-            data,
-            key_share=_key_share(home, self.federation, index, signer),
+            home.data,
+            sealing=home.sealing(),
+            key_share=home.key_share(),
         )
-        self.disk = Disk(data)
+        self.disk = Disk(home.data)
+        self.health = Health(self.disk)
         self.engine = Engine(
-            self.replica, self.disk, send=self._send, need=self._need, changed=self._changed, blame=self._blame
+            self.replica,
+            self.disk,
+            send=self._send,
+            need=self._need,
+            changed=self._changed,
+            turned=self.health.turned,
+            blame=self._blame,
         )
-        self.shelf = Shelf(self.disk.archive, data / "snapshots")
+        self.shelf = Shelf(self.disk.archive, home.data / "snapshots")
         self.transfer = StateTransfer(
-            Order(committee.n, index),
+            Order(self.replica.committee.n, index),
             self.fetcher.ask,
             self.engine.catch_up,
             self._require_ours,
-            data / "incoming",
+            home.data / "incoming",
         )
-        self.peers = Peers(self.federation, index, signer, self.engine.hear)
+        self._overtaken = asyncio.Event()
+        self.peers = Peers(self.federation, index, signer, self.engine.hear, self._overtaken.set)
         self.streams = Streams(self.engine.ask)
-        self.chain = ChainCheck(self.federation)
+        self.chain = ChainCheck(known.given)
         self.address: tuple[str, int] | None = None
         self._budget = Budget(BODIES_BYTES_MAX, sender_bytes_max=BODIES_BYTES_MAX // 4)
         self._runner: web.AppRunner | None = None
@@ -111,25 +136,56 @@ class ReplicaServer:
         self._fatal = asyncio.get_running_loop().create_future()
         self.engine.recover()
         await self.fetcher.start()
-        self._runner, self.address = await listen(self._application(), self.home, self.config)
+        self._runner, self.address = await listen(self._application(), self.home.path, self.home.config)
         await self.peers.start()
         self._help("chain", self._ask_chain())
         self._changed()
-        log.info("serving", extra={"index": self.replica.index, "address": f"{self.address[0]}:{self.address[1]}"})
+        EPOCH.set(self.federation.epoch)
+        about = {"index": self.replica.index, "epoch": self.federation.epoch}
+        log.info("serving", extra={**about, "address": f"{self.address[0]}:{self.address[1]}"})
 
     async def run(self) -> None:
-        """Serve until cancelled. Raises what the replica must not survive (InvariantBroken, WrongChain, ...)."""
+        """Serve until a later epoch is proved and kept. Raises what the replica must not survive (InvariantBroken,
+        WrongChain, ...)."""
         if self._fatal is None:
             raise RuntimeError("start first")
-        engine = asyncio.create_task(self.engine.run())
+        engine, later = asyncio.create_task(self.engine.run()), asyncio.create_task(self._hear_of_later_epoch())
         try:
-            await asyncio.wait({engine, self._fatal}, return_when=asyncio.FIRST_COMPLETED)
-            for done in (engine, self._fatal):
+            await asyncio.wait({engine, later, self._fatal}, return_when=asyncio.FIRST_COMPLETED)
+            for done in (engine, later, self._fatal):
                 if done.done():
                     done.result()
         finally:
-            engine.cancel()
-            await asyncio.gather(engine, return_exceptions=True)
+            for task in (engine, later):
+                task.cancel()
+            await asyncio.gather(engine, later, return_exceptions=True)
+        if self.engine.ended is not None:
+            await self._hand_over(self.engine.ended)
+        log.info("epoch over", extra={"epoch": self.federation.epoch, "next": self.home.federation.epoch})
+        self.engine.refuse_all(Unavailable("the committee hands over to its next epoch", hint="send it again"))
+        await self.peers.flush(FLUSH_SECONDS)
+
+    async def _hand_over(self, certificate: CheckpointCertificate) -> None:
+        """Keep the proof of this epoch's end: from then on this home is in the next one."""
+        handover = Handover(certificate=certificate, seats=self.law.seats)
+        try:
+            await self.disk.run(lambda: self.home.committees.add([handover]))
+        except RemoteError as error:
+            raise InvariantBroken(f"our own handover does not verify: {error.message}") from error
+
+    async def _hear_of_later_epoch(self) -> None:
+        """Until a peer proves that the committee handed over without us."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EPOCH_POLL_SECONDS):
+                    await self._overtaken.wait()
+            alone = len(self.peers.connected) + 1 < self.replica.committee.quorum
+            if self._overtaken.is_set() or alone:
+                self._overtaken.clear()
+                if found := await self.fetcher.handovers():
+                    await self.disk.run(lambda: self.home.committees.add(found))
+                    return
+                await asyncio.sleep(OVERTAKEN_PAUSE_SECONDS)
 
     async def stop(self) -> None:
         """Take no more, finish what is being written, close."""
@@ -194,7 +250,8 @@ class ReplicaServer:
     # --- HTTP ------------------------------------------------------------------------------------------------
 
     def _application(self) -> web.Application:
-        app = application("pbft", body_bytes_max=PIECE_BYTES_MAX + SMALL)
+        app = application("pbft", body_bytes_max=PIECE_BYTES_MAX + SMALL, healthy=self.health.problems)
+        Records(self.home, self.disk, self.shelf, self.custody.blobs).mount(app)
         route = app.router
         route.add_get("/readyz", self._ready)
         route.add_get("/v1/peer", self.peers.accept)
@@ -206,12 +263,7 @@ class ReplicaServer:
         route.add_get("/v1/members", self._members)
         route.add_get("/v1/refusals", self._refusals)
         route.add_get("/v1/status", self._status)
-        route.add_get("/v1/log", self._log)
-        route.add_get("/v1/checkpoint", self._checkpoint)
-        route.add_get("/v1/snapshots/{sequence}", self._snapshot)
-        route.add_get("/v1/evidence", self._evidence)
         route.add_put("/v1/blobs/{digest}", self._put_blob)
-        route.add_get("/v1/blobs/{digest}", self._get_blob)
         route.add_post("/v1/pieces", self._piece)
         route.add_post("/v1/parts", self._part)
         route.add_get("/v1/openings/{task}/{round}", self._opening)
@@ -226,11 +278,11 @@ class ReplicaServer:
         return answer({identity: _last_rounds(task, 1) for identity, task in self.law.state.tasks.items()})
 
     async def _task(self, request: web.Request) -> web.Response:
-        identity = _digest(request.match_info["task"])
+        identity = digest(request.match_info["task"])
         after, wait_ms, rounds = (
-            _number(request, "after", -1, low=-1),
-            _number(request, "wait_ms", 0),
-            _number(request, "rounds", 0),
+            number(request, "after", -1, low=-1),
+            number(request, "wait_ms", 0),
+            number(request, "rounds", 0),
         )
         self._find_task(identity)
         await self.changes.until(lambda: self._find_task(identity).version > after, min(wait_ms, WATCH_MS_MAX) / 1000)
@@ -243,7 +295,7 @@ class ReplicaServer:
         return task
 
     async def _masks(self, request: web.Request) -> web.Response:
-        board = self.law.state.boards.get(_digest(request.match_info["task"]))
+        board = self.law.state.boards.get(digest(request.match_info["task"]))
         if board is None:
             raise Missing("no masks are announced: the task has no open round of mode masked")
         return answer(board)
@@ -257,6 +309,7 @@ class ReplicaServer:
     def _standing(self) -> dict[str, Any]:
         replica = self.replica
         return {
+            "state": self._state(),
             "index": replica.index,
             "view": replica.view,
             "active": replica.active,
@@ -264,6 +317,7 @@ class ReplicaServer:
             "sequence": replica.executed,
             "checkpoint": replica.stable,
             "epoch": self.federation.epoch,
+            "changing": self.law.pending_change(),
             "peers": list(self.peers.connected),
             "lag": max(0, replica._claimed() - replica.executed),
             "catching_up": self.engine.catching_up,
@@ -273,44 +327,36 @@ class ReplicaServer:
             "barred": {str(peer): seconds for peer, seconds in self.peers.conduct.barred().items()},
         }
 
+    def _reasons(self) -> list[str]:
+        """Why this replica cannot do its part now; the chain is not required for it."""
+        found = []
+        if len(self.peers.connected) + 1 < self.replica.committee.quorum:
+            found.append("no quorum of links")
+        if self.engine.catching_up:
+            found.append("catching up")
+        if not self.replica.active:
+            found.append("view change in progress")
+        return found
+
+    def _state(self) -> str:
+        return (self._reasons() or ["active"])[0]
+
     async def _status(self, _: web.Request) -> web.Response:
         return web.json_response(self._standing())
 
     async def _ready(self, _: web.Request) -> web.Response:
-        """Ready: a quorum with the connected peers, and not catching up. The chain is told, and not required."""
-        enough = len(self.peers.connected) + 1 >= self.replica.committee.quorum
-        ready = enough and not self.engine.catching_up
-        return web.json_response({"ready": ready, **self._standing()}, status=200 if ready else 503)
-
-    async def _log(self, request: web.Request) -> web.Response:
-        first = _number(request, "from", 1)
-        limit = min(_number(request, "limit", 256), LOG_ENTRIES_MAX)
-        return answer(await self.shelf.page(first, limit))
-
-    async def _checkpoint(self, _: web.Request) -> web.Response:
-        return answer(await self.shelf.checkpoint())
-
-    async def _snapshot(self, request: web.Request) -> web.Response:
-        sequence = _decimal(request.match_info["sequence"], "sequence number")
-        return answer(await self.shelf.chunk(sequence, _number(request, "from", 0)))
-
-    async def _evidence(self, _: web.Request) -> web.Response:
-        return answer(self.disk.evidence.kept)
+        reasons = self._reasons()
+        body = {"ready": not reasons, "reasons": reasons, **self._standing()}
+        return web.json_response(body, status=503 if reasons else 200)
 
     async def _put_blob(self, request: web.Request) -> web.Response:
-        digest = _digest(request.match_info["digest"])
+        name = digest(request.match_info["digest"])
         said = self.custody.announced(request.headers.get(UPLOAD_HEADER, ""))
-        sender, size = self.custody.authorise_upload(digest, said)
+        sender, size = self.custody.authorise_upload(name, said)
         async with self._budget.reserve(sender, size):
             content = await _body(request, bytes_max=size)
-            await self.custody.keep_blob(sender, digest, content)
+            await self.custody.keep_blob(sender, name, content)
         return answer(b"")
-
-    async def _get_blob(self, request: web.Request) -> web.StreamResponse:
-        digest = _digest(request.match_info["digest"])
-        if digest not in self.custody.blobs:
-            raise Missing(f"no blob 0x{digest.hex()} here")
-        return web.FileResponse(self.custody.blobs.path(digest), headers={"Content-Type": CONTENT_TYPE})
 
     async def _piece(self, request: web.Request) -> web.Response:
         said = self.custody.announced(request.headers.get(UPLOAD_HEADER, ""))
@@ -324,53 +370,16 @@ class ReplicaServer:
         return answer(await self.custody.part(await read_body(request, bytes_max=SMALL)))
 
     async def _opening(self, request: web.Request) -> web.Response:
-        task, number = _digest(request.match_info["task"]), _decimal(request.match_info["round"], "round")
+        task, number = digest(request.match_info["task"]), decimal(request.match_info["round"], "round")
         return answer(await self.custody.contribution(task, number))
 
     async def _certificate(self, request: web.Request) -> web.Response:
         return answer(await self.custody.certificate(await read_body(request, bytes_max=SMALL)))
 
 
-def _require_seat(federation: FederationFile, config: PartyConfig, signer: Signer) -> None:
-    """ConfigError unless this key is the committee's at the configured index, with the sealing key announced."""
-    if config.role != "replica" or not 0 <= config.index < len(federation.replicas):
-        raise ConfigError(f"the home is that of {config.role} {config.index}, not of a replica of this federation")
-    entry = federation.replicas[config.index]
-    if from_hex(entry.address) != signer.address:
-        raise ConfigError(f"the keystore is not that of replica {config.index} (0x{signer.address.hex()})")
-    if from_hex(entry.sealing_key) != SealingKey.derive(signer.secret, federation.epoch).public:
-        raise ConfigError(f"federation.json announces another sealing key for replica {config.index}")
-
-
-def _key_share(home: Path, federation: FederationFile, index: int, signer: Signer) -> bytes:
-    """This replica's share of the Paillier key, unsealed; b"" in a federation without one."""
-    if federation.paillier is None:
-        return b""
-    path = home / "paillier-share"
-    try:
-        box = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"the share of the Paillier key cannot be read: {error}") from None
-    context = key_share_context(from_hex(federation.paillier.public_key), index)
-    return SealingKey.derive(signer.secret, federation.epoch).open(box, context)
-
-
 def _last_rounds(task: Task, count: int) -> Task:
     """The task with its last `count` rounds (all for 0)."""
     return msgspec.structs.replace(task, rounds=task.rounds[-count:]) if count else task
-
-
-def _digest(text: str) -> bytes:
-    raw = from_hex(text) if len(text) <= 66 else b""
-    if len(raw) != 32:
-        raise Malformed(f"not 32 bytes in hexadecimal: {text[:80]!r}")
-    return raw
-
-
-def _decimal(text: str, what: str) -> int:
-    if not text.isdecimal() or len(text) > 18:
-        raise Malformed(f"not a {what}: {text[:20]!r}")
-    return int(text)
 
 
 async def _body(request: web.Request, *, bytes_max: int) -> bytes:
@@ -380,16 +389,3 @@ async def _body(request: web.Request, *, bytes_max: int) -> bytes:
             return await read_body(request, bytes_max=bytes_max)
     except TimeoutError:
         raise Unavailable("the body came too slowly") from None
-
-
-def _number(request: web.Request, name: str, default: int, *, low: int = 0) -> int:
-    text = request.query.get(name)
-    if text is None:
-        return default
-    try:
-        value = int(text[:20])
-    except ValueError:
-        value = low - 1
-    if value < low:
-        raise Malformed(f"{name} is not a number from {low} on: {text[:20]!r}")
-    return value

@@ -7,6 +7,7 @@ the floor, each step as the node or the aggregator takes it. What a test measure
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -14,11 +15,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+import aiohttp
 import numpy as np
 import tomli_w
 
@@ -33,6 +36,7 @@ from koinon.config import (
     write_atomically,
 )
 from koinon.encoding import decode, encode, from_hex, keccak, to_hex
+from koinon.epochs import Seat
 from koinon.errors import KoinonError
 from koinon.learning.parameters import Parameters, from_arrays, from_blob, model_digest
 from koinon.opening import (
@@ -60,6 +64,7 @@ from koinon.rounds.operations import (
 from koinon.rounds.state import Task
 from koinon.signing import Signer
 from koinon.wire import Admission, CertificateRequest, Piece, Role, RoundCertificate, SignedReceipt, Update
+from scripts._committee import change
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "only for tests"
@@ -113,17 +118,61 @@ class Committee:
             ),
             paillier=paillier,
         )
-        for index, (signer, key, port) in enumerate(zip(self.signers, sealing, ports, strict=True)):
-            home = self.home(index)
-            home.mkdir(parents=True)
-            save_federation(home / "federation.json", self.federation)
-            write_atomically(home / "password", PASSWORD.encode())
-            create_keystore(home / "keystore.json", PASSWORD, signer.secret)
-            table = {"role": "replica", "index": index, "listen": {"host": "127.0.0.1", "port": port}}
-            write_atomically(home / "config.toml", tomli_w.dumps(table).encode())
+        self.first = self.federation
+        self.urls = [replica.url for replica in self.federation.replicas]
+        for index, (key, port) in enumerate(zip(sealing, ports, strict=True)):
+            self._write_home(index, index, port)
             if paillier is not None:
                 context = key_share_context(from_hex(paillier.public_key), index)
-                write_atomically(home / "paillier-share", seal_to(key.public, shares[index], context))
+                write_atomically(self.home(index) / "paillier-share", seal_to(key.public, shares[index], context))
+
+    def _write_home(self, index: int, seat: int, port: int, *, public_url: str = "") -> None:
+        home = self.home(index)
+        home.mkdir(parents=True)
+        save_federation(home / "federation.json", self.first)
+        write_atomically(home / "password", PASSWORD.encode())
+        create_keystore(home / "keystore.json", PASSWORD, self.signers[index].secret)
+        table = {"role": "replica", "index": seat, "public_url": public_url}
+        listen = {"listen": {"host": "127.0.0.1", "port": port}}
+        write_atomically(home / "config.toml", tomli_w.dumps({**table, **listen}).encode())
+
+    def newcomer(self) -> int:
+        """A home without a seat, with a key of its own; its number (that of its process, not of a seat)."""
+        index, (port,) = len(self.signers), free_ports(1)
+        self.signers.append(Signer(secrets.token_bytes(32)))
+        self.urls.append(f"http://127.0.0.1:{port}")
+        self._write_home(index, -1, port, public_url=self.urls[-1])
+        return index
+
+    def seat(self, index: int, epoch: int = 0) -> Seat:
+        """What the operator of home `index` hands to the registrar."""
+        signer = self.signers[index]
+        public = SealingKey.derive(signer.secret, epoch).public
+        return Seat(address=signer.address, sealing_key=public, url=self.urls[index])
+
+    def seats(self, *indices: int) -> tuple[Seat, ...]:
+        return tuple(map(self.seat, indices))
+
+    async def hand_over(self, *indices: int, seconds: float = 60.0) -> None:
+        """The registrar has these homes ordered as the next committee; until all of them that run are in it."""
+        async with self.client(self.registrar) as client:
+            await change(client, self.seats(*indices), seconds_max=seconds, say=lambda line: None)
+            self.federation = client.federation
+
+    async def status(self, index: int) -> dict[str, Any]:
+        """What the process of home `index` says of itself, with a seat or without."""
+        async with aiohttp.ClientSession() as session, session.get(f"{self.urls[index]}/v1/status") as answer:
+            said: dict[str, Any] = await answer.json()
+            return said
+
+    async def until(self, index: int, condition: Callable[[dict[str, Any]], bool], *, seconds: float = 30.0) -> None:
+        """Wait until `condition` holds of what home `index` says of itself."""
+        async with asyncio.timeout(seconds):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError, OSError):
+                    if condition(await self.status(index)):
+                        return
+                await asyncio.sleep(0.05)
 
     def home(self, index: int) -> Path:
         return self.folder / f"replica-{index}"

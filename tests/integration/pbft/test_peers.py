@@ -99,10 +99,10 @@ def test_a_recorded_hello_opens_no_second_link(tmp_path: Path) -> None:
             link = made[2].peers._links[0]
             url = committee.federation.replicas[2].url + "/v1/peer"
             nonce = bytes(32)
-            old = Hello(sender=0, receiver=2, sender_nonce=nonce, receiver_nonce=bytes(32))
+            old = Hello(epoch=0, sender=0, receiver=2, sender_nonce=nonce, receiver_nonce=bytes(32))
             recorded = seal(committee.signers[0], committee.federation.domain, old)
             async with session.ws_connect(url) as socket:
-                await socket.send_bytes(encode(Greeting(replica=0, nonce=nonce)))
+                await socket.send_bytes(encode(Greeting(epoch=0, replica=0, nonce=nonce)))
                 await socket.send_bytes(recorded)
                 assert [(await socket.receive()).type for _ in range(2)] == [aiohttp.WSMsgType.BINARY] * 2
                 assert (await socket.receive()).type == aiohttp.WSMsgType.CLOSE
@@ -117,7 +117,7 @@ def test_only_replicas_of_a_lower_index_dial(tmp_path: Path, replica: int) -> No
         async with ends(tmp_path) as (_, committee), aiohttp.ClientSession() as session:
             url = committee.federation.replicas[2].url + "/v1/peer"
             async with session.ws_connect(url) as socket:
-                await socket.send_bytes(encode(Greeting(replica=replica, nonce=bytes(32))))
+                await socket.send_bytes(encode(Greeting(epoch=0, replica=replica, nonce=bytes(32))))
                 assert (await socket.receive()).type == aiohttp.WSMsgType.BINARY
                 assert (await socket.receive()).type == aiohttp.WSMsgType.CLOSE
 

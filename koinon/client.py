@@ -63,34 +63,35 @@ class CommitteeClient(Asker):
 
         Raises Rejected when the law refuses it and Unavailable when no quorum answers in time.
         """
-        failure: KoinonError = Unavailable("not tried")
-        for attempt in range(SUBMIT_ATTEMPTS_MAX):
-            try:
-                return decode_outcome(await self._order(encode(operation)))
-            except Unavailable as error:
-                failure = error
-                await asyncio.sleep(0.2 * 2**attempt)
-        raise failure
-
-    async def _order(self, operation: bytes) -> bytes:
+        content = encode(operation)
         for _ in range(REPLAY_RETRIES_MAX):
-            number = self._next_number()
-            body = seal(self._require_signer(), self._domain, Request(number=number, operation=operation))
-
-            async def ask(index: int, body: bytes = body, number: int = number) -> bytes:
-                raw = await self._call(index, "POST", "/v1/requests", body)
-                reply = authenticate(Reply, raw, self._domain)
-                self._require_replica(index, reply.sender)
-                if reply.message.number != number or reply.message.client != self._require_signer().address:
-                    raise RemoteError(f"replica {index} answered another request")
-                return reply.message.result
-
             try:
-                return await self._agreed(ask)
+                return decode_outcome(await self._order(self._next_number(), content))
             except Replayed:
                 # another process with the same key spoke in between: a fresh number is above its own
                 continue
         raise Replayed("other requests of the same key keep overtaking this one")
+
+    async def _order(self, number: int, operation: bytes) -> bytes:
+        """The agreed result. Asked again with the same number: what was executed before is answered, not repeated."""
+        body = seal(self._require_signer(), self._domain, Request(number=number, operation=operation))
+
+        async def ask(index: int) -> bytes:
+            raw = await self._call(index, "POST", "/v1/requests", body)
+            reply = authenticate(Reply, raw, self._domain)
+            self._require_replica(index, reply.sender)
+            if reply.message.number != number or reply.message.client != self._require_signer().address:
+                raise RemoteError(f"replica {index} answered another request")
+            return reply.message.result
+
+        failure: KoinonError = Unavailable("not tried")
+        for attempt in range(SUBMIT_ATTEMPTS_MAX):
+            try:
+                return await self._agreed(ask)
+            except Unavailable as error:
+                failure = error
+                await asyncio.sleep(0.2 * 2**attempt)
+        raise failure
 
     def _next_number(self) -> int:
         self._last_number = max(self._last_number + 1, time.time_ns() // 1000)

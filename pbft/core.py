@@ -36,7 +36,11 @@ from .requests import Pending, Pool
 
 
 class Core:
-    """State and helpers. `view`, `active`, `stable`, `executed`, `primary` are for reading."""
+    """State and helpers. `view`, `active`, `stable`, `executed`, `primary` are for reading.
+
+    `committees` are those of all epochs from the log's first entry on, as far as they are known; `base` certifies the
+    handover with which `epoch` begins, and is believed: whoever builds the replica verified it.
+    """
 
     def __init__(
         self,
@@ -268,7 +272,7 @@ class Core:
             return self.log.low
         if self._pending_change():
             interval = self.settings.checkpoint_interval
-            return self.executed // interval * interval + interval
+            return min(self.executed // interval * interval + interval, self.log.high)
         return self.log.high
 
     def _ask_state(self) -> None:

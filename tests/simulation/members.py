@@ -12,8 +12,11 @@ from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from koinon.encoding import keccak
 from koinon.epochs import Handover, Seat, faulty_max, verify_handover
+from koinon.errors import RemoteError
 from koinon.signing import Domain, Signer
 from koinon.wire import CheckpointCertificate
 from pbft.events import ALL, CatchUp, Event, Received
@@ -200,6 +203,20 @@ class Epochs:
         disk.sync()
         world.start(index)
 
+    def _told(self, peer: int, handover: Handover) -> Handover:
+        """What `peer` answers with: the handover, or a liar's: other seats, too few signatures, or its own alone."""
+        world, certificate = self._world, handover.certificate
+        if peer not in world.byzantine or world.random.random() < 0.3:
+            return handover
+        world.injected["false handover"] += 1
+        own = signer("replica", world.identities[peer]).sign(DOMAIN, certificate.checkpoint)
+        lies = [
+            replace(handover, seats=handover.seats[::-1]),
+            replace(handover, certificate=replace(certificate, signatures=certificate.signatures[1:])),
+            replace(handover, certificate=replace(certificate, signatures=(own,) * len(certificate.signatures))),
+        ]
+        return world.random.choice(lies)
+
     def poll(self, index: int) -> bool:
         """Ask another one, now and then, for handovers that this one missed; True when there were, and it restarted."""
         world, mine = self._world, self._world.disks[index].handovers
@@ -216,9 +233,13 @@ class Epochs:
         if {(index, peer), (peer, index)} & world.network.cut or world.random.random() < world.network.drop:
             return False
         for handover in world.disks[peer].handovers[len(mine) :]:
-            members = self.committees[len(mine)].members
-            verify_handover(DOMAIN, len(mine), members, handover)
-            mine.append(handover)
+            told = self._told(peer, handover)
+            try:
+                verify_handover(DOMAIN, len(mine), self.committees[len(mine)].members, told)
+            except RemoteError:
+                assert told != handover
+                return False
+            mine.append(told)
         world.happened["handovers heard of"] += 1
         world.disks[index].sync()
         world.start(index)

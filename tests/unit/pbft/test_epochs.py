@@ -23,7 +23,7 @@ from pbft.events import (
 from pbft.messages import GENESIS, CheckpointVote, NewView, PeerMessage, Status, ViewRecord
 from tests.simulation.members import seats
 from tests.simulation.world import DOMAIN, Ledger, signer
-from tests.unit.pbft.bench import Bench, of, persisted, said, voted
+from tests.unit.pbft.bench import Bench, of, persisted, said, voted, with_settings
 
 NEXT = seats(range(5))
 CHANGE = Ledger.change(NEXT)
@@ -172,15 +172,36 @@ def test_a_primary_orders_empty_batches_up_to_the_handover_and_not_beyond() -> N
         batch = bench.replica.log.slot(sequence).body(bench.replica.log.slot(sequence).digest)
         assert batch is not None
         proposed.append(len(batch.requests))
-        for who in (1, 2, 3):
-            bench.receive(who, bench.prepare(who, sequence, batch))
-        for who in (1, 2, 3):
-            bench.receive(who, bench.commit(who, sequence, batch))
+        _all_vote(bench, sequence)
     assert proposed == [1, 0, 0, 0]
     assert bench.replica.handed_over
     bench.ask(bench.request(1, client=7))
     bench.wait(500)
     assert bench.replica.log.find(5) is None
+
+
+def test_a_primary_stops_at_the_high_mark_although_the_handover_lies_above_it() -> None:
+    bench = Bench(0, settings=with_settings(window=6))
+    for sequence in range(1, 6):
+        _all_vote(bench, sequence, bench.request(sequence))
+    bench.ask(bench.request(6, CHANGE))
+    _all_vote(bench, 6)
+    bench.wait(500)
+    assert bench.ledger.pending_change()
+    assert (bench.replica.executed, bench.replica.stable, bench.replica.log.find(7)) == (6, 0, None)
+
+
+def _all_vote(bench: Bench, sequence: int, *requests: bytes) -> None:
+    """The others vote for what replica 0, the primary, proposes."""
+    for data in requests:
+        bench.ask(data)
+    slot = bench.replica.log.slot(sequence)
+    batch = slot.body(slot.digest)
+    assert batch is not None
+    for who in (1, 2, 3):
+        bench.receive(who, bench.prepare(who, sequence, batch))
+    for who in (1, 2, 3):
+        bench.receive(who, bench.commit(who, sequence, batch))
 
 
 def test_a_backup_gives_up_a_primary_that_does_not_bring_the_handover_about() -> None:

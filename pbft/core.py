@@ -1,8 +1,8 @@
 """The replica's state and the tools that all its layers use: signing, emitting, checkpoints and watermarks.
 
 A replica serves one epoch of the committee. It is built in layers, one duty each: `Core` (state, checkpoints; section
-4.3), `Ordering` (three phases and execution; 4.2), `Views` (view changes; 4.4 and 4.5), `Replica` (events, clients,
-peers' lag, recovery).
+4.3), `Ordering` (three phases and execution; 4.2), `Views` (view changes; 4.4 and 4.5), `Recovery` (state from peers
+and from disk), `Replica` (events, clients, peers' lag).
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ async def replicas(home: HomeOption = None, as_json: JsonOption = False) -> None
         for each in found:
             emit(each)
         return
-    keys = ("view", "primary", "sequence", "checkpoint", "lag", "epoch")
+    keys = ("view", "primary", "sequence", "checkpoint", "lag", "epoch", "evidence")
     rows = [
         (
             each["index"],

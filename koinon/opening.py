@@ -59,6 +59,7 @@ def round_setting(
         dimension=spec.dimension,
         bits=spec.bits,
         cohort=len(round_.cohort),
+        norm=spec.norm,
         public_key=public_key,
         key_share=key_share,
         masks=Masks(task, round_.number, round_.cohort, board.announced, board.revealed) if board else None,

@@ -177,6 +177,7 @@ class Participation:
             bits=spec.bits,
             weight=examples / round_.examples_cap,
             rng=np.random.default_rng(secrets.randbits(256)),
+            norm=spec.norm,
         )
         own = self.masking.secrets(identity, round_.number) if board is not None else b""
         setting = round_setting(federation, identity, spec, round_, own, board)

@@ -18,9 +18,11 @@ COHORT_WITHOUT_REWARD = 128
 
 
 class TaskFile(Setting, frozen=True):
-    """`clip` in the model's units, `round_seconds` in seconds, `reward` in credits for each accepted update.
+    """`clip` and `norm_bound` in the model's units, `round_seconds` in seconds, `reward` in credits for each accepted
+    update.
 
-    `cohort_max` 0 means: 128, or with a reward as many as are members now, so that the budget stays small.
+    `norm_bound` 0 means: 64 clips, or less where the model cannot reach that (TaskSpec.norm). `cohort_max` 0 means:
+    128, or with a reward as many as are members now, so that the budget stays small.
     """
 
     app: str
@@ -30,6 +32,8 @@ class TaskFile(Setting, frozen=True):
     rounds: int = 5
     clip: float = 1.0
     bits: int = 16
+    norm_bound: float = 0.0
+    validate: bool = True
     cohort_min: int = 3
     cohort_max: int = 0
     round_seconds: float = 120.0
@@ -67,6 +71,8 @@ class TaskFile(Setting, frozen=True):
                 dimension=dimension,
                 clip=round(self.clip * MILLION),
                 bits=self.bits,
+                norm_bound=round(self.norm_bound * MILLION),
+                validate=self.validate,
                 cohort_min=self.cohort_min,
                 cohort_max=cohort_max,
                 round_ms=round(self.round_seconds * 1000),

@@ -3,6 +3,8 @@
 A node with weight w (its sample count over the cohort's cap, 0 < w <= 1) submits
 round(clip(delta, ±c) · w · (2^(bits-1) − 1) / c); rounding is stochastic, so the sum is unbiased. Sums of
 integers are exact, and dividing them is one IEEE operation a coordinate: every replica derives the same bytes.
+
+Where the norm is bounded, a longer vector is shortened to it before it is rounded (clipping by norm).
 """
 
 from __future__ import annotations
@@ -18,8 +20,13 @@ RING_BITS = 32
 """The width of a word where vectors are added modulo a power of two."""
 
 
-def quantise(delta: NDArray[np.floating], *, clip: float, bits: int, weight: float, rng: np.random.Generator) -> Values:
-    """float[d] -> int64[d] with |x| <= 2^(bits-1) - 1. Raises OutOfRange on NaN or infinity."""
+def quantise(
+    delta: NDArray[np.floating], *, clip: float, bits: int, weight: float, rng: np.random.Generator, norm: int = 0
+) -> Values:
+    """float[d] -> int64[d] with |x| <= 2^(bits-1) - 1 and, unless `norm` is 0, ||x|| <= norm.
+
+    Raises OutOfRange on NaN or infinity, and when rounding alone could exceed the norm (norm <= sqrt(d)).
+    """
     flat = np.asarray(delta, dtype=np.float64).ravel()
     if not np.isfinite(flat).all():
         raise OutOfRange(
@@ -29,8 +36,20 @@ def quantise(delta: NDArray[np.floating], *, clip: float, bits: int, weight: flo
     if not 0.0 < weight <= 1.0:
         raise OutOfRange(f"a weight lies in (0, 1], not {weight}")
     scaled = np.clip(flat, -clip, clip) * (weight * (2 ** (bits - 1) - 1) / clip)
-    rounded: Values = np.floor(scaled + rng.random(flat.size)).astype(np.int64)
-    return np.clip(rounded, -_limit(bits), _limit(bits))
+    noise = rng.random(flat.size)
+    rounded = _rounded(scaled, noise, bits)
+    squares = rounded.astype(np.float64)
+    if norm and squares @ squares > norm**2:  # exact up to 2^53, which is above all bounds squared
+        room = norm - np.sqrt(flat.size)  # rounding moves each coordinate by less than one
+        if room <= 0:
+            raise OutOfRange(f"a norm of {norm} units is less than {flat.size} coordinates may get by rounding")
+        rounded = _rounded(scaled * min(1.0, room / np.linalg.norm(scaled)), noise, bits)
+    return rounded
+
+
+def _rounded(scaled: NDArray[np.float64], noise: NDArray[np.float64], bits: int) -> Values:
+    integers: Values = np.floor(scaled + noise).astype(np.int64)
+    return np.clip(integers, -_limit(bits), _limit(bits))
 
 
 def mean(total: Values, *, clip: float, bits: int, weight_sum: float) -> NDArray[np.float64]:

@@ -35,6 +35,7 @@ from .operations import (
 )
 from .rules import refuse, task_identity
 from .state import OPEN_PHASES, Member, Round, State, Submission, Task, rewards_root
+from .validity import require_provable
 
 TASKS_ACTIVE_MAX = 64
 TASKS_ACTIVE_PER_SUBMITTER_MAX = 16
@@ -177,6 +178,7 @@ class Federation(CommitteeLaw):
         theirs = sum(task.status == "active" and task.submitter == sender for task in self.state.tasks.values())
         if theirs >= TASKS_ACTIVE_PER_SUBMITTER_MAX:
             refuse("too-many-tasks", f"{theirs} tasks of this submitter are active")
+        require_provable(operation.spec, len(self.committee))
         if len(self.state.tasks) >= TASKS_KEPT_MAX:
             del self.state.tasks[next(each for each, task in self.state.tasks.items() if task.status != "active")]
         self.state.tasks[identity] = Task(
@@ -212,6 +214,7 @@ class Federation(CommitteeLaw):
         for node, member in zip(cohort, members, strict=True):
             if member is None or not member.active or not member.roles & Role.NODE or not member.examples_max:
                 refuse("cohort", f"0x{node.hex()} is not an active node")
+        require_provable(spec, len(self.committee))  # which may have grown
         task.rounds.append(
             Round(
                 number=operation.round,

@@ -5,17 +5,23 @@ The sender of an operation is whoever signed its request. Results are `Outcome`s
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import Annotated
 
 from msgspec import Meta
 
 from koinon.encoding import U32, U63, Address, Digest, Message, Name, Signature, Text, decode
 from koinon.epochs import Seats
-from koinon.wire import Admission, MaskAnnouncement, MaskReveal, Revocation, RoundCertificate, SignedReceipt
+from koinon.privacy.validation.bounds import NORM_MAX
+from koinon.wire import Admission, Fault, MaskAnnouncement, MaskReveal, Revocation, RoundCertificate, SignedReceipt
 
 OPERATION_BYTES_MAX = 64 * 1024
 COHORT_MAX = 1024
 MILLION = 1_000_000
+NORM_CLIPS = 64
+"""The default bound on an update's norm, in clips: a mean coordinate of a fourth of the clip for LeNet-5."""
+NORMS_SUM_MAX = 2**31 - 1
+"""Sums of updates, of which a bounded one may have its whole norm in one coordinate, are signed 32-bit numbers."""
 
 Millionths = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 """A real number times a million, rounded: metrics stay integers, so that every replica keeps equal bytes."""
@@ -26,10 +32,11 @@ class TaskSpec(Message, frozen=True):
 
     `initial_model` is the digest of a `koinon.learning.parameters.Parameters` blob; `dimension` its number of
     scalars. `clip` bounds each coordinate of an update (float32 units, in millionths), `bits` is the width of a
-    quantised coordinate. `cohort_min` is the least number of accepted updates with which a round may open its
-    aggregate; `cohort_max` the most nodes invited. `strategy` names a file of koinon.learning; `config` is handed
-    to it and to every node's `fit` as (key, value) text pairs. `reward` is paid in credits for each accepted
-    update. `nonce` tells a second run of the same task from the first.
+    quantised coordinate. Of an update in mode `shares` the L2 norm is proved to be at most `norm_bound` (millionths,
+    as `clip`; 0: see `norm`), unless `validate` is off. `cohort_min` is the least number of accepted updates with
+    which a round may open its aggregate; `cohort_max` the most nodes invited. `strategy` names a file of
+    koinon.learning; `config` is handed to it and to every node's `fit` as (key, value) text pairs. `reward` is paid
+    in credits for each accepted update. `nonce` tells a second run of the same task from the first.
     """
 
     name: Name
@@ -41,6 +48,8 @@ class TaskSpec(Message, frozen=True):
     dimension: Annotated[int, Meta(ge=1, le=2**28)]
     clip: Annotated[int, Meta(ge=1, le=1000 * MILLION)] = MILLION
     bits: Annotated[int, Meta(ge=8, le=24)] = 16
+    norm_bound: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    validate: bool = True
     cohort_min: Annotated[int, Meta(ge=3, le=COHORT_MAX)] = 3
     cohort_max: Annotated[int, Meta(ge=3, le=COHORT_MAX)] = 128
     round_ms: Annotated[int, Meta(ge=1_000, le=7 * 86_400_000)] = 120_000
@@ -54,6 +63,21 @@ class TaskSpec(Message, frozen=True):
         keys = [key for key, _ in self.config]
         if keys != sorted(set(keys)):
             raise ValueError("config keys are not in strictly ascending order")
+
+    @property
+    def norm(self) -> int:
+        """The proved bound in units of the quantiser, rounded down; 0 when nothing is proved.
+
+        Without a `norm_bound`: NORM_CLIPS times the clip, or less where coordinates at the clip cannot reach it
+        (small models), or where the sum of a full cohort or a proof could not carry it.
+        """
+        if self.mode != "shares" or not self.validate:
+            return 0
+        limit: int = 2 ** (self.bits - 1) - 1
+        if self.norm_bound:
+            return max(1, self.norm_bound * limit // self.clip)
+        reached = isqrt(self.dimension * limit**2)
+        return min(NORM_CLIPS * limit, reached, NORM_MAX, NORMS_SUM_MAX // self.cohort_max)
 
 
 class Enrol(Message, frozen=True):
@@ -113,6 +137,13 @@ class RevealShares(Message, frozen=True):
     task: Digest
     round: U32
     reveal: MaskReveal
+
+
+class ReportFault(Message, frozen=True):
+    """Hands in what f+1 replicas signed: a node gave them an update that is provably not what the task allows."""
+
+    fault: Fault
+    signatures: tuple[SignedReceipt, ...]
 
 
 class CloseRound(Message, frozen=True):

@@ -18,6 +18,7 @@ RULES = {
     "task-exists": "the same task from the same submitter exists",
     "task-over": "the task is completed, stopped or failed",
     "too-many-tasks": "the committee serves no more active tasks, or no more of this submitter",
+    "unprovable": "no sound proof of the task's bound on the norm exists: the detail says why",
     "not-the-submitter": "only the submitter stops a task",
     "round-open": "the previous round is not certified or aborted yet",
     "unknown-round": "not the task's current round",

@@ -50,3 +50,23 @@ def test_the_most_negative_integer_is_out_of_range() -> None:
     """abs(-2^63) is -2^63 in int64: an absolute value let it pass."""
     with pytest.raises(OutOfRange, match="exceeds"):
         require_in_range(np.array([-(2**63)]), dimension=1, bits=16)
+
+
+def test_a_vector_longer_than_the_norm_is_shortened_and_keeps_its_direction() -> None:
+    delta = np.full(1000, 0.5)
+    got = quantise(delta, clip=1.0, bits=16, weight=1.0, rng=np.random.default_rng(0), norm=100_000)
+    assert 99_000 < np.linalg.norm(got) <= 100_000
+    assert got.max() - got.min() <= 1
+
+
+def test_a_vector_within_the_norm_is_rounded_as_without_one() -> None:
+    delta = np.random.default_rng(1).uniform(-1, 1, 100)
+    free = quantise(delta, clip=1.0, bits=16, weight=0.7, rng=np.random.default_rng(2))
+    norm = int(np.ceil(np.linalg.norm(free)))
+    bounded = quantise(delta, clip=1.0, bits=16, weight=0.7, rng=np.random.default_rng(2), norm=norm)
+    np.testing.assert_array_equal(free, bounded)
+
+
+def test_a_norm_that_rounding_alone_could_exceed_is_refused() -> None:
+    with pytest.raises(OutOfRange, match="by rounding"):
+        quantise(np.full(100, 0.5), clip=1.0, bits=8, weight=1.0, rng=np.random.default_rng(0), norm=10)

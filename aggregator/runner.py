@@ -26,7 +26,7 @@ from koinon.threads import in_thread
 from . import scheduler
 from .anchor import Anchor, now_ms
 from .outbox import Kind, Outbox, Stage
-from .steps import Result, certify, open_closed
+from .steps import Result, certify, open_closed, report_faults
 from .timings import Timings
 
 ROUNDS_ASKED = ABORTED_ROUNDS_MAX + 2
@@ -112,9 +112,12 @@ class Runner:
                 await self._open_next(task, step)
             case scheduler.Wait():
                 await self._ensure_open(self._current(task))
+                if len(self._current(task).submissions) >= task.spec.cohort_min:
+                    await report_faults(self._client, self.identity, task, self._current(task))
                 wait_ms = min(WATCH_MS_MAX, max(0, step.deadline_ms - now_ms()) + 1)
                 await self._client.watch_task(self.identity, after=task.version, wait_ms=wait_ms, rounds=1)
             case scheduler.Close():
+                await report_faults(self._client, self.identity, task, self._current(task))
                 await self._close(step.number)
             case scheduler.Aggregate():
                 await self._ensure_open(self._current(task))
@@ -127,10 +130,10 @@ class Runner:
         if not await self._anchored(task):
             return
         members = await self._client.members()
-        cohort = scheduler.select_cohort(self.identity, step.number, task.spec, members)
+        cohort = scheduler.select_cohort(self.identity, step.number, task.spec, members, task.barred)
         if not cohort:
-            there = len(scheduler.eligible(members))
-            await self._idle(f"{there} nodes are members, the task wants {task.spec.cohort_min}")
+            there = len(set(scheduler.eligible(members)) - set(task.barred))
+            await self._idle(f"{there} nodes may be invited, the task wants {task.spec.cohort_min}")
             return
         operation = OpenRound(task=self.identity, round=step.number, parent_model=task.model, cohort=cohort)
         with self._measuring(step.number, "open_round"):

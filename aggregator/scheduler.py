@@ -6,7 +6,7 @@ docs/architecture.md, "A round".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from koinon.encoding import keccak
@@ -104,13 +104,15 @@ def eligible(members: Mapping[bytes, Member]) -> list[bytes]:
     )
 
 
-def select_cohort(task: bytes, number: int, spec: TaskSpec, members: Mapping[bytes, Member]) -> tuple[bytes, ...]:
-    """The cohort of a round, ascending; () while there are fewer than `cohort_min` nodes.
+def select_cohort(
+    task: bytes, number: int, spec: TaskSpec, members: Mapping[bytes, Member], barred: Collection[bytes] = ()
+) -> tuple[bytes, ...]:
+    """The cohort of a round, ascending, without `barred` nodes; () while there are fewer than `cohort_min` others.
 
     The strategy says how many. Who is decided by the order of Keccak-256(task, round, address): anybody can repeat
     the draw, and neither the aggregator nor a node (whose address is fixed before the task exists) can steer it.
     """
-    nodes = eligible(members)
+    nodes = [node for node in eligible(members) if node not in barred]
     if len(nodes) < spec.cohort_min:
         return ()
     wanted = strategy(spec.strategy, dict(spec.config)).cohort_size(len(nodes))

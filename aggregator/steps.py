@@ -15,16 +15,17 @@ from prometheus_client import Counter
 
 from koinon.client import CommitteeClient
 from koinon.encoding import encode
-from koinon.errors import CannotOpen, KoinonError, RemoteError, Unavailable
+from koinon.errors import CannotOpen, KoinonError, Rejected, RemoteError, Unavailable
 from koinon.learning.parameters import Parameters, from_blob
 from koinon.opening import ClosedRound, make_opening, next_model, open_round, public_part, signed_contributions
 from koinon.privacy.mode import Opened
 from koinon.rounds.law import Federation
 from koinon.rounds.masks import MODE as MASKED
+from koinon.rounds.operations import ReportFault
 from koinon.rounds.state import Round, State, Task
 from koinon.signing import Authenticated
 from koinon.threads import in_thread
-from koinon.wire import CertificateRequest, Contribution, RoundCertificate, SignedReceipt
+from koinon.wire import CertificateRequest, Contribution, Fault, RoundCertificate, SignedReceipt
 
 FETCHES_CONCURRENT_MAX = 8
 PATIENCE_FIRST_SECONDS = 0.25
@@ -156,6 +157,32 @@ async def certify(
     signatures = await client.collect(ask, enough=client.federation.quorum, what="certify the round")
     receipts = tuple(SignedReceipt(replica=index, signature=each) for index, each in sorted(signatures.items()))
     return expected, receipts
+
+
+async def report_faults(client: CommitteeClient, identity: bytes, task: Task, round_: Round) -> None:
+    """Have every node barred that f+1 replicas say handed them a provably false update in this round.
+
+    Never raises for what replicas answer or the law refuses: the round goes on without those nodes in any case.
+    """
+    silent = set(round_.cohort) - set(round_.submissions) - set(task.barred)
+    if not silent or not task.spec.norm:
+        return
+    try:
+        said = await client.collect(
+            lambda index: client.faults(index, identity, round_.number),
+            enough=client.federation.quorum,
+            what="say who handed in false updates",
+            patience_seconds=PATIENCE_FIRST_SECONDS,
+        )
+        for node in sorted(silent):
+            fault = Fault(task=identity, round=round_.number, node=node)
+            signatures = {index: faults[fault] for index, faults in sorted(said.items()) if fault in faults}
+            if len(signatures) > client.federation.faulty:
+                receipts = tuple(SignedReceipt(replica=index, signature=each) for index, each in signatures.items())
+                await client.submit(ReportFault(fault=fault, signatures=receipts))
+                log.warning("node barred", extra={"task": identity.hex(), "round": round_.number, "node": node.hex()})
+    except (RemoteError, Rejected) as error:
+        log.warning("faults not reported", extra={"round": round_.number, "reason": error.message})
 
 
 def _dissent(closed: ClosedRound, index: int, about: str, reason: str = "") -> None:

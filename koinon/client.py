@@ -24,13 +24,14 @@ from koinon.rounds.operations import Operation, Outcome
 from koinon.rounds.rules import decode_outcome
 from koinon.rounds.state import MaskBoard, Member, Task
 from koinon.service import BODY_BYTES_MAX
-from koinon.signing import Signer, authenticate, seal
+from koinon.signing import Signed, Signer, authenticate, seal
 from koinon.wire import (
     BlobUpload,
     CertificateRequest,
     CommittedBatch,
     Contribution,
     Equivocation,
+    Fault,
     Piece,
     Receipt,
     Reply,
@@ -218,6 +219,16 @@ class CommitteeClient(Asker):
         if receipt.message != expected:
             raise RemoteError(f"replica {index} signed a receipt for something else")
         return receipt.signature
+
+    async def faults(self, index: int, task: bytes, round_: int) -> dict[Fault, bytes]:
+        """Which nodes' updates of a round replica `index` found provably false: its signature of each Fault."""
+        raw = await self._call(index, "GET", f"/v1/faults/{task.hex()}/{round_}")
+        found: dict[Fault, bytes] = {}
+        for sealed in decode(tuple[Signed, ...], raw, bytes_max=BODY_BYTES_MAX):
+            said = authenticate(Fault, encode(sealed), self._domain)
+            self._require_replica(index, said.sender)
+            found[said.message] = said.signature
+        return found
 
     async def contribution(self, index: int, task: bytes, round_: int) -> bytes:
         """Replica `index`'s sealed Contribution to the opening of a closed round (checked for its signer)."""

@@ -26,6 +26,7 @@ __all__ = [
     "Contribution",
     "EpochChange",
     "Equivocation",
+    "Fault",
     "MaskAnnouncement",
     "MaskReveal",
     "Opening",
@@ -261,6 +262,14 @@ class Receipt(Message, frozen=True):
 class SignedReceipt(Message, frozen=True):
     replica: U8
     signature: Signature
+
+
+class Fault(Message, frozen=True):
+    """A node handed the replica that signs this an update that is provably not what the task allows."""
+
+    task: Digest
+    round: U32
+    node: Address
 
 
 class Contribution(Message, frozen=True):

@@ -26,6 +26,7 @@ from koinon.errors import (
     BadPiece,
     BlobMismatch,
     CannotOpen,
+    InvalidProof,
     Malformed,
     Oversized,
     Unavailable,
@@ -38,8 +39,8 @@ from koinon.privacy import Held, SealingKey, Setting, mode, piece_context, seal_
 from koinon.rounds.law import Federation
 from koinon.rounds.rules import refuse
 from koinon.rounds.state import Submission
-from koinon.signing import Authenticated, Signer, authenticate, seal
-from koinon.wire import BlobUpload, CertificateRequest, Contribution, Opening, PartRequest, Piece, Receipt
+from koinon.signing import Authenticated, Signed, Signer, authenticate, seal
+from koinon.wire import BlobUpload, CertificateRequest, Contribution, Fault, Opening, PartRequest, Piece, Receipt
 
 from .fetching import Fetcher, gather, part_context
 from .pieces import Kept, PieceStore
@@ -54,6 +55,7 @@ ROUND_WAIT_SECONDS = 5.0
 HEAVY_THREADS = 2
 HEAVY_WAITING_MAX = 512
 CERTIFICATES_KEPT_MAX = 256
+FAULTY_ROUNDS_KEPT_MAX = 256
 
 log = logging.getLogger("koinon.pbft.custody")
 
@@ -90,6 +92,7 @@ class Custody:
         self._kept = self._pieces.rounds()
         self._uploads = Uploads(data / "uploads")
         self._contributions = data / "contributions"
+        self._faults: dict[tuple[bytes, int], set[bytes]] = {}
         self._certificates: dict[CertificateRequest, bytes] = {}
         self._workers = Workers("custody", threads=HEAVY_THREADS, waiting_max=HEAVY_WAITING_MAX)
         self._flight = SingleFlight()
@@ -156,7 +159,11 @@ class Custody:
         if at.round.phase != "training":
             refuse("round-closed", f"round {piece.round} is {at.round.phase}")
         blob = await self._blob(piece.update)
-        await self._workers.run(self._check_and_keep, at, piece, blob)
+        try:
+            await self._workers.run(self._check_and_keep, at, piece, blob)
+        except InvalidProof:  # all that it follows from was signed by the node
+            self._keep_fault(piece)
+            raise
         self._kept.add((piece.task, piece.round))
         receipt = Receipt(task=piece.task, round=piece.round, node=piece.node, update=piece.update)
         return seal(self._signer, self._domain, receipt)
@@ -167,6 +174,16 @@ class Custody:
         mine = self._sealing.open(piece.sealed, context)
         mode(at.spec.mode).check(self._setting(at), piece.node, public, self._index, mine)
         self._pieces.keep(piece.task, piece.round, piece.node, Kept(update=piece.update, piece=mine))
+
+    def _keep_fault(self, piece: Piece) -> None:
+        while len(self._faults) >= FAULTY_ROUNDS_KEPT_MAX:
+            del self._faults[next(iter(self._faults))]
+        self._faults.setdefault((piece.task, piece.round), set()).add(piece.node)
+
+    def faults(self, task: bytes, number: int) -> tuple[Signed, ...]:
+        """This replica's sealed Fault for each node whose update in this round it found provably false."""
+        found = (Fault(task=task, round=number, node=node) for node in sorted(self._faults.get((task, number), ())))
+        return tuple(Signed(payload=encode(f), signature=self._signer.sign(self._domain, f)) for f in found)
 
     async def part(self, body: bytes) -> bytes:
         """What of an accepted update's piece a peer may see, sealed to it. Unavailable when it isn't here."""

@@ -4,7 +4,8 @@
     GET  /v1/stream        ordered operations, many      GET /v1/status                      where this replica stands
     PUT /v1/blobs          public bytes by digest        POST /v1/parts                      recovery, for replicas
     POST /v1/pieces        private pieces -> receipts    GET /v1/openings                    contributions
-    POST /v1/certificates  round certificates            and what `pbft.records` shows anybody
+    POST /v1/certificates  round certificates            GET /v1/faults                      whose update was false
+    and what `pbft.records` shows anybody
 
 Everything runs on one asyncio loop. Handlers read the law's state between awaits and never change it: only the
 core does, in `Engine.run`. Bad input is a typed refusal, counted (`koinon.service`); a broken invariant or a
@@ -266,6 +267,7 @@ class ReplicaServer:
         route.add_put("/v1/blobs/{digest}", self._put_blob)
         route.add_post("/v1/pieces", self._piece)
         route.add_post("/v1/parts", self._part)
+        route.add_get("/v1/faults/{task}/{round}", self._faults)
         route.add_get("/v1/openings/{task}/{round}", self._opening)
         route.add_post("/v1/certificates", self._certificate)
         return app
@@ -368,6 +370,10 @@ class ReplicaServer:
 
     async def _part(self, request: web.Request) -> web.Response:
         return answer(await self.custody.part(await read_body(request, bytes_max=SMALL)))
+
+    async def _faults(self, request: web.Request) -> web.Response:
+        task, number = _digest(request.match_info["task"]), _decimal(request.match_info["round"], "round")
+        return answer(self.custody.faults(task, number))
 
     async def _opening(self, request: web.Request) -> web.Response:
         task, number = digest(request.match_info["task"]), decimal(request.match_info["round"], "round")

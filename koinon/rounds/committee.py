@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from koinon.encoding import ZERO_ADDRESS, ZERO_DIGEST, Message
-from koinon.epochs import SEATS_MAX, Seat, epoch_change, quorum
+from koinon.epochs import SEATS_MAX, Seat, epoch_change, faulty_max, quorum
 from koinon.errors import BadSignature
 from koinon.signing import Domain, recover, signing_digest
 from koinon.wire import SignedReceipt
@@ -107,10 +107,19 @@ class CommitteeLaw:
 
     def _require_quorum(self, rule: str, message: Message, signatures: tuple[SignedReceipt, ...]) -> None:
         """Rejected unless 2f+1 replicas (ascending) signed `message`."""
+        self._require_signatures(rule, message, signatures, self.quorum)
+
+    def _require_one_honest(self, rule: str, message: Message, signatures: tuple[SignedReceipt, ...]) -> None:
+        """Rejected unless f+1 replicas (ascending) signed `message`: one of them is honest."""
+        self._require_signatures(rule, message, signatures, faulty_max(len(self.committee)) + 1)
+
+    def _require_signatures(
+        self, rule: str, message: Message, signatures: tuple[SignedReceipt, ...], needed: int
+    ) -> None:
         members = self.committee
         indices = [each.replica for each in signatures]
-        if indices != sorted(set(indices)) or not self.quorum <= len(indices) <= len(members):
-            refuse(rule, f"{len(set(indices))} signatures in ascending order, where {self.quorum} are needed")
+        if indices != sorted(set(indices)) or not needed <= len(indices) <= len(members):
+            refuse(rule, f"{len(set(indices))} signatures in ascending order, where {needed} are needed")
         what = signing_digest(self.domain, message)
         for each in signatures:
             try:

@@ -27,6 +27,7 @@ from .operations import (
     Operation,
     Outcome,
     ReportEvaluation,
+    ReportFault,
     RevealShares,
     Revoke,
     StopTask,
@@ -130,6 +131,8 @@ class Federation(CommitteeLaw):
                 return self._open_round(sender, operation)
             case SubmitUpdate():
                 return self._submit_update(sender, operation)
+            case ReportFault():
+                return self._report_fault(operation)
             case CloseRound():
                 return self._close_round(operation)
             case CompleteRound():
@@ -214,6 +217,8 @@ class Federation(CommitteeLaw):
         for node, member in zip(cohort, members, strict=True):
             if member is None or not member.active or not member.roles & Role.NODE or not member.examples_max:
                 refuse("cohort", f"0x{node.hex()} is not an active node")
+            if node in task.barred:
+                refuse("barred", f"0x{node.hex()} handed in a false update in round {task.barred[node]}")
         require_provable(spec, len(self.committee))  # which may have grown
         task.rounds.append(
             Round(
@@ -236,6 +241,8 @@ class Federation(CommitteeLaw):
         round_ = self._current_round(task, operation.round)
         if sender not in round_.cohort:
             refuse("not-invited", f"0x{sender.hex()} is not in the cohort of round {round_.number}")
+        if sender in task.barred:
+            refuse("barred", f"0x{sender.hex()} handed in a false update in round {task.barred[sender]}")
         if sender in round_.submissions:
             refuse("duplicate-update", f"an update for round {round_.number} is already there")
         if round_.phase != "training" or self.state.time_ms > round_.deadline_ms:
@@ -256,8 +263,21 @@ class Federation(CommitteeLaw):
             holders=tuple(each.replica for each in operation.receipts),
         )
         task.version += 1
-        if len(round_.submissions) == len(round_.announced or round_.cohort):
-            self._fix_accepted(operation.task, round_)
+        self._fix_if_complete(operation.task, task, round_)
+        return Outcome()
+
+    def _report_fault(self, operation: ReportFault) -> Outcome:
+        fault = operation.fault
+        task = self._active_task(fault.task)
+        round_ = self._current_round(task, fault.round)
+        if fault.node not in round_.cohort or round_.epoch != self.epoch:
+            refuse("fault", f"0x{fault.node.hex()} was not invited to round {fault.round} by this committee")
+        self._require_one_honest("fault", fault, operation.signatures)
+        if fault.node in task.barred or fault.node in round_.submissions:
+            refuse("fault", f"0x{fault.node.hex()} is barred already, or has an accepted update")
+        task.barred[fault.node] = fault.round
+        task.version += 1
+        self._fix_if_complete(fault.task, task, round_)
         return Outcome()
 
     def _close_round(self, operation: CloseRound) -> Outcome:
@@ -375,6 +395,12 @@ class Federation(CommitteeLaw):
         """From here on the accepted set never changes: it is what the committee opens, once."""
         round_.phase, round_.closed_ms = "closed", self.state.time_ms
         round_.updates_root = round_.rebuilt_updates_root(identity)
+
+    def _fix_if_complete(self, identity: bytes, task: Task, round_: Round) -> None:
+        """Waits for nobody from whom no update can come any more."""
+        awaited = set(round_.announced or round_.cohort) - set(round_.submissions) - set(task.barred)
+        if round_.phase == "training" and not awaited and len(round_.submissions) >= task.spec.cohort_min:
+            self._fix_accepted(identity, round_)
 
     def _finish(self, task: Task, status: str, reason: str) -> None:
         last = task.current()

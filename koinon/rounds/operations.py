@@ -184,6 +184,7 @@ Operation = (
     | StopTask
     | OpenRound
     | SubmitUpdate
+    | ReportFault
     | CloseRound
     | CompleteRound
     | ReportEvaluation

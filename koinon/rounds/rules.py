@@ -29,6 +29,8 @@ RULES = {
     "not-invited": "the sender is not in the round's cohort",
     "duplicate-update": "one update a node and round",
     "examples": "the sample count is zero or above what the node was admitted with",
+    "barred": "the node handed in a provably false update in an earlier round of this task",
+    "fault": "fewer than f+1 valid signatures of replicas that say so, or a node that the round did not invite",
     "receipts": "fewer than 2f+1 valid receipts of distinct replicas",
     "too-early": "the deadline has not passed and updates are missing",
     "certificate": "the certificate does not say what the round's records say",

@@ -110,6 +110,8 @@ class Round(Record):
 
 
 class Task(Record):
+    """`barred`: nodes that handed in a provably false update, and in which round; they are not invited again."""
+
     spec: TaskSpec
     submitter: Address
     created_ms: int
@@ -121,6 +123,7 @@ class Task(Record):
     certified: int = 0
     aborted_in_a_row: int = 0
     rewards: dict[Address, int] = msgspec.field(default_factory=dict)
+    barred: dict[Address, int] = msgspec.field(default_factory=dict)
 
     def round(self, number: int) -> Round | None:
         return next((each for each in reversed(self.rounds) if each.number == number), None)

@@ -76,6 +76,7 @@ MESSAGES: list[Message] = [
     wire.Piece(**ROUND, node=_a("node"), replica=1, update=_d("update"), sealed=b"sealed"),
     wire.Receipt(**ROUND, node=_a("node"), update=_d("update")),
     RECEIPT,
+    wire.Fault(**ROUND, node=_a("node")),
     wire.Contribution(**ROUND, updates_root=_d("root"), replica=1, components=((0, _d("a")), (3, _d("b")))),
     wire.Opening(**ROUND, contributions=(SIGNED,), witness=_d("witness")),
     wire.PartRequest(**ROUND, node=_a("node"), replica=1),
@@ -92,6 +93,7 @@ MESSAGES: list[Message] = [
     operations.SubmitUpdate(
         **ROUND, parent_model=_d("parent"), update=_d("update"), examples=300, loss=-5, receipts=(RECEIPT,)
     ),
+    operations.ReportFault(fault=wire.Fault(**ROUND, node=_a("node")), signatures=(RECEIPT,)),
     operations.CloseRound(**ROUND),
     operations.CompleteRound(certificate=CERTIFICATE, signatures=(RECEIPT,)),
     operations.ReportEvaluation(**ROUND, loss=123, accuracy=950_000, examples=72),

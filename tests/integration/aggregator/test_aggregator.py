@@ -17,7 +17,7 @@ from koinon.encoding import keccak
 from koinon.rounds.operations import StopTask
 from koinon.signing import seal
 from koinon.wire import Contribution
-from tests.integration.aggregator.world import Participant, World, create_task, escrow, see_through, until
+from tests.integration.aggregator.world import Cheat, Participant, World, create_task, escrow, see_through, until
 
 KILLS = 4
 
@@ -47,6 +47,24 @@ def test_every_round_is_certified_and_anchored_once(world: World, nodes: list[Pa
     lines = (world.homes / "aggregator/data/rounds.jsonl").read_text().splitlines()
     keys = {"task", "round", "open_round", "wait", "open", "certify", "complete", "chain"}
     assert all(set(json.loads(line)) == keys for line in lines)
+
+
+def test_a_node_whose_update_is_too_long_is_left_out_and_not_invited_again(
+    world: World, nodes: list[Participant]
+) -> None:
+    async def scenario() -> None:
+        task = await create_task(world, "node-0", rounds=2, round_ms=30_000)
+        cheat = Cheat(world, nodes.index(nodes[-1]))
+        state = await see_through(world, [*nodes[:-1], cheat], task, rounds=2)
+        address = cheat.signer.address
+        assert state.barred == {address: 1}
+        assert address in state.rounds[0].cohort
+        assert [len(each.submissions) for each in state.rounds] == [3, 3]
+        assert state.rounds[0].closed_ms < state.rounds[0].deadline_ms  # nobody waits for a barred node
+        assert address not in state.rounds[1].cohort
+        assert address not in state.rewards
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("mode", ["plain", "paillier"])

@@ -30,12 +30,13 @@ from koinon.errors import KoinonError, Rejected, Unavailable
 from koinon.learning.parameters import from_arrays
 from koinon.ledger import Ledger
 from koinon.opening import round_setting
-from koinon.privacy import mode, piece_context, seal_to
+from koinon.privacy import Protected, Setting, Values, mode, piece_context, seal_to
 from koinon.rounds.operations import CreateTask, SubmitUpdate, TaskSpec
 from koinon.rounds.rules import task_identity
 from koinon.rounds.state import Round, Task
 from koinon.signing import Signer
 from koinon.wire import Piece, SignedReceipt, Update
+from tests.unit.privacy.cheating import protect_anything
 
 ROOT = Path(__file__).resolve().parents[3]
 START_SECONDS_MAX = 60.0
@@ -166,7 +167,7 @@ class Participant:
     async def take_part(self, task: bytes, client: CommitteeClient, state: Task, round_: Round) -> None:
         setting = round_setting(self.world.federation, task, state.spec, round_)
         values = np.random.default_rng().integers(-100, 100, size=state.spec.dimension, dtype=np.int64)
-        protected = mode(state.spec.mode).protect(setting, self.signer.address, values, secrets.token_bytes)
+        protected = self.protect(setting, state.spec.mode, values)
         address = self.signer.address
         update = Update(task=task, round=round_.number, node=address, mode=state.spec.mode, public=protected.public)
         digest = await client.put_blob(encode(update))
@@ -188,6 +189,9 @@ class Participant:
             )
         )  # fmt: skip
 
+    def protect(self, setting: Setting, name: str, values: Values) -> Protected:
+        return mode(name).protect(setting, self.signer.address, values, secrets.token_bytes)
+
     def _wanted(self, task: bytes, round_: Round) -> bool:
         invited = self.signer.address in round_.cohort and round_.phase == "training"
         return invited and not self.silent and (task, round_.number) not in self.done
@@ -206,6 +210,14 @@ class Participant:
                 except (Unavailable, Rejected):
                     pass
                 await asyncio.sleep(0.1)
+
+
+class Cheat(Participant):
+    """Hands in updates whose norm is above the task's bound, with the best proof that there is for them."""
+
+    def protect(self, setting: Setting, name: str, values: Values) -> Protected:
+        filled = np.append(values * 0 + setting.norm, [0, 0, 0, 0])
+        return protect_anything(setting, self.signer.address, filled, secrets.token_bytes)
 
 
 async def create_task(world: World, submitter: str, *, on_chain: bool = True, **settings: Any) -> bytes:

@@ -15,11 +15,12 @@ from scipy.stats import chisquare
 from koinon.errors import BadPiece, CannotOpen, ConfigError, InvalidProof, OutOfRange
 from koinon.privacy import Protected, Setting, Values
 from koinon.privacy import shares as shares_module
-from koinon.privacy.shares import Shares, held_by, public_bytes, subsets
+from koinon.privacy.shares import Shares, public_bytes, subsets
 from koinon.privacy.validation import Bound, mask_vector, prove, squares
 from koinon.privacy.validation.field import ELEMENT_BYTES, Contraction, P, Plane, element_bytes, elements
 from koinon.privacy.validation.masks import Planes, expand
 from koinon.privacy.validation.squares import fill_up, four_squares
+from tests.unit.privacy.cheating import protect_anything
 from tests.unit.privacy.federation import TASK, Federation, node, random_updates, seeded
 
 SHARES = Shares()
@@ -50,16 +51,8 @@ def edited(protected: Protected, change: Callable[[bytearray], None]) -> Protect
     return replace(protected, public=bytes(public))
 
 
-def protect_anything(setting: Setting, filled: Values) -> Protected:
-    """What a node sends that runs the protocol on any integers (x and slack) that it likes."""
-    entropy = seeded("cheat")
-    seeds = [entropy(32) for _ in subsets(setting)]
-    bound = shares_module._bound(setting)
-    public = mask_vector(bound, filled, seeds)
-    public += b"".join(shares_module._commitment(setting, node(0), i, seed) for i, seed in enumerate(seeds))
-    public += prove(bound, shares_module._context(setting, node(0)), public, filled, seeds)
-    pieces = [shares_module._pack({i: seeds[i] for i in held_by(setting, r)}) for r in range(setting.replicas)]
-    return Protected(public, tuple(pieces))
+def cheat_with(setting: Setting, filled: Values) -> Protected:
+    return protect_anything(setting, node(0), filled, seeded("cheat"))
 
 
 def proof_start(setting: Setting) -> int:
@@ -137,7 +130,7 @@ CHEATS: dict[str, Values] = {
 @pytest.mark.parametrize("replicas", [4, 7])
 def test_a_cheat_is_refused_by_every_replica(name: str, replicas: int) -> None:
     setting = setting_of(replicas)
-    assert acceptors(setting, protect_anything(setting, CHEATS[name])) == set()
+    assert acceptors(setting, cheat_with(setting, CHEATS[name])) == set()
 
 
 def test_values_that_are_small_in_the_field_but_not_as_integers_do_not_fit_the_format() -> None:
@@ -245,7 +238,7 @@ def test_nobody_finds_a_proof_of_a_false_bound_by_trying() -> None:
 
 def forged_in_one_mask(setting: Setting, number: int) -> Protected:
     """The strongest cheat: the published number of one mask is chosen so that all public equations hold."""
-    protected = protect_anything(setting, np.append(HUGE, [0, 0, 0, 0]))
+    protected = cheat_with(setting, np.append(HUGE, [0, 0, 0, 0]))
     bound, start = shares_module._bound(setting), proof_start(setting)
     verifier = shares_module._verifier(setting, node(0), protected.public)
     parts = start + ELEMENT_BYTES * (bound.coefficients + bound.answers)
@@ -286,7 +279,7 @@ def test_f_liars_cannot_keep_a_bounded_update_out(replicas: int) -> None:
 def test_an_auditor_refuses_an_accepted_update_whose_proof_fails_and_names_its_node() -> None:
     federation = Federation("shares", [X, -X, X], norm=NORM)
     opened = federation.open()
-    cheat = protect_anything(federation.setting, np.append(HUGE, [0, 0, 0, 0]))
+    cheat = cheat_with(federation.setting, np.append(HUGE, [0, 0, 0, 0]))
     federation.protected[node(0)] = cheat
     with pytest.raises(CannotOpen, match=f"update of node 0x{node(0).hex()}: the proof does not hold"):
         federation.verify(opened.witness)

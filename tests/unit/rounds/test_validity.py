@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 from koinon.errors import Rejected
-from koinon.rounds.operations import NORM_CLIPS, CreateTask, TaskSpec
-from tests.unit.rounds.world import NODES, World
+from koinon.rounds.operations import NORM_CLIPS, CreateTask, OpenRound, Operation, ReportFault, TaskSpec
+from koinon.signing import Signer
+from koinon.wire import Fault
+from tests.unit.rounds.world import AGGREGATOR, NODES, World
 
 
 def spec_of(**changes: object) -> TaskSpec:
@@ -62,3 +64,72 @@ def test_a_task_whose_bound_cannot_be_proved_is_refused_with_the_reason(
     assert caught.value.rule == "unprovable"
     unproved = msgspec.structs.replace(spec_of(nonce=1, **changes), validate=False)
     world.do(NODES[0], CreateTask(spec=unproved))
+
+
+# --- nodes whose updates are false -----------------------------------------------------------------------------
+
+
+def report(world: World, node: bytes, who: tuple[int, ...] = (0, 2), number: int = 1) -> ReportFault:
+    fault = Fault(task=world.task, round=number, node=node)
+    return ReportFault(fault=fault, signatures=world.signatures(fault, who))
+
+
+def refused(world: World, rule: str, sender: Signer, operation: Operation) -> None:
+    with pytest.raises(Rejected) as caught:
+        world.do(sender, operation)
+    assert caught.value.rule == rule
+
+
+def test_a_node_that_f_plus_one_replicas_accuse_is_barred_from_the_task() -> None:
+    world = World(rounds=2)
+    world.open()
+    for node in NODES[:-1]:
+        world.do(node, world.update(node))
+    cheat = NODES[-1]
+    assert world.record.rounds[0].phase == "training"
+    world.do(AGGREGATOR, report(world, cheat.address))
+    assert world.record.barred == {cheat.address: 1}
+    assert world.record.rounds[0].phase == "closed"  # nobody else is awaited
+    refused(world, "barred", cheat, world.update(cheat))
+    world.complete()
+    assert set(world.record.rewards) == {node.address for node in NODES[:-1]}
+    refused(world, "barred", AGGREGATOR, OpenRound(task=world.task, round=2, parent_model=world.record.model,
+                                                   cohort=tuple(node.address for node in NODES)))  # fmt: skip
+    world.open(2, cohort=NODES[:-1])
+
+
+@pytest.mark.parametrize("who", [(), (0,), (1, 0), (0, 0)])
+def test_f_replicas_cannot_bar_a_node(who: tuple[int, ...]) -> None:
+    world = World()
+    world.open()
+    refused(world, "fault", AGGREGATOR, report(world, NODES[0].address, who))
+    other = Fault(task=world.task, round=1, node=NODES[1].address)
+    false = ReportFault(
+        fault=msgspec.structs.replace(other, node=NODES[0].address), signatures=world.signatures(other, (0, 2))
+    )
+    refused(world, "fault", AGGREGATOR, false)
+    assert not world.record.barred
+
+
+def test_a_stranger_to_the_round_or_a_node_with_an_accepted_update_is_not_barred() -> None:
+    world = World()
+    refused(world, "unknown-round", AGGREGATOR, report(world, NODES[0].address))
+    world.open(cohort=NODES[:3])
+    refused(world, "fault", AGGREGATOR, report(world, NODES[3].address))
+    world.do(NODES[0], world.update(NODES[0]))
+    refused(world, "fault", AGGREGATOR, report(world, NODES[0].address))
+    refused(world, "unknown-round", AGGREGATOR, report(world, NODES[1].address, number=2))
+    world.do(AGGREGATOR, report(world, NODES[1].address))
+    refused(world, "fault", AGGREGATOR, report(world, NODES[1].address))
+
+
+def test_a_round_with_too_few_updates_still_waits_for_its_deadline() -> None:
+    world = World()
+    world.open(cohort=NODES[:3])
+    world.do(NODES[0], world.update(NODES[0]))
+    world.do(NODES[1], world.update(NODES[1]))
+    world.do(AGGREGATOR, report(world, NODES[2].address))
+    assert world.record.rounds[0].phase == "training"
+    world.now += 10_001
+    world.close()
+    assert world.record.rounds[0].phase == "aborted"

@@ -372,7 +372,7 @@ class ReplicaServer:
         return answer(await self.custody.part(await read_body(request, bytes_max=SMALL)))
 
     async def _faults(self, request: web.Request) -> web.Response:
-        task, number = _digest(request.match_info["task"]), _decimal(request.match_info["round"], "round")
+        task, number = digest(request.match_info["task"]), decimal(request.match_info["round"], "round")
         return answer(self.custody.faults(task, number))
 
     async def _opening(self, request: web.Request) -> web.Response:

@@ -36,7 +36,7 @@ from .operations import (
 )
 from .rules import refuse, task_identity
 from .state import OPEN_PHASES, Member, Round, State, Submission, Task, rewards_root
-from .validity import require_provable
+from .validity import bar, is_complete, require_provable
 
 TASKS_ACTIVE_MAX = 64
 TASKS_ACTIVE_PER_SUBMITTER_MAX = 16
@@ -270,13 +270,8 @@ class Federation(CommitteeLaw):
         fault = operation.fault
         task = self._active_task(fault.task)
         round_ = self._current_round(task, fault.round)
-        if fault.node not in round_.cohort or round_.epoch != self.epoch:
-            refuse("fault", f"0x{fault.node.hex()} was not invited to round {fault.round} by this committee")
         self._require_one_honest("fault", fault, operation.signatures)
-        if fault.node in task.barred or fault.node in round_.submissions:
-            refuse("fault", f"0x{fault.node.hex()} is barred already, or has an accepted update")
-        task.barred[fault.node] = fault.round
-        task.version += 1
+        bar(task, round_, fault, self.epoch)
         self._fix_if_complete(fault.task, task, round_)
         return Outcome()
 
@@ -398,8 +393,7 @@ class Federation(CommitteeLaw):
 
     def _fix_if_complete(self, identity: bytes, task: Task, round_: Round) -> None:
         """Waits for nobody from whom no update can come any more."""
-        awaited = set(round_.announced or round_.cohort) - set(round_.submissions) - set(task.barred)
-        if round_.phase == "training" and not awaited and len(round_.submissions) >= task.spec.cohort_min:
+        if round_.phase == "training" and is_complete(task, round_):
             self._fix_accepted(identity, round_)
 
     def _finish(self, task: Task, status: str, reason: str) -> None:

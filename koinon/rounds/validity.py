@@ -1,4 +1,5 @@
-"""The law about validated updates: which bounds on a norm a task may ask for (docs/validation.md, section 3)."""
+"""The law about validated updates: which bounds on a norm a task may ask for, and what becomes of those who hand in
+false proofs (docs/validation.md, sections 2 and 3)."""
 
 from __future__ import annotations
 
@@ -7,9 +8,11 @@ from math import comb
 from koinon.epochs import faulty_max
 from koinon.errors import ConfigError
 from koinon.privacy.validation.bounds import Bound
+from koinon.wire import Fault
 
 from .operations import NORMS_SUM_MAX, TaskSpec
 from .rules import refuse
+from .state import Round, Task
 
 ROUNDING_MARGIN = 4
 """A norm bound is at least twice the norm of the worst rounding errors (their squares: one a coordinate)."""
@@ -28,3 +31,19 @@ def require_provable(spec: TaskSpec, replicas: int) -> None:
         Bound.of(spec.dimension, norm, comb(replicas, faulty_max(replicas)))
     except ConfigError as error:
         refuse("unprovable", error.message)
+
+
+def bar(task: Task, round_: Round, fault: Fault, epoch: int) -> None:
+    """The node is not invited again. Rejected unless the committee of `epoch` invited it and awaits its update."""
+    if fault.node not in round_.cohort or round_.epoch != epoch:
+        refuse("fault", f"0x{fault.node.hex()} was not invited to round {fault.round} by this committee")
+    if fault.node in task.barred or fault.node in round_.submissions:
+        refuse("fault", f"0x{fault.node.hex()} is barred already, or has an accepted update")
+    task.barred[fault.node] = fault.round
+    task.version += 1
+
+
+def is_complete(task: Task, round_: Round) -> bool:
+    """Whether there are enough updates and none can come any more."""
+    awaited = set(round_.announced or round_.cohort) - set(round_.submissions) - set(task.barred)
+    return not awaited and len(round_.submissions) >= task.spec.cohort_min

@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from koinon.encoding import Message, encode
+from koinon.epochs import Seat
 from koinon.rounds.law import Federation
 from koinon.rounds.operations import (
+    ChangeCommittee,
     CloseRound,
     CompleteRound,
     CreateTask,
@@ -77,7 +79,9 @@ def submission(world: World, node: Signer, number: int, examples: int, loss: int
 @st.composite
 def steps(draw: st.DrawFn) -> tuple[str, Signer, list[int]]:
     kind = draw(
-        st.sampled_from(["admit", "revoke", "open", "submit", "close", "complete", "evaluate", "stop", "create", "raw"])
+        st.sampled_from(
+            ["admit", "revoke", "open", "submit", "close", "complete", "evaluate", "stop", "create", "raw", "seats"]
+        )
     )
     return kind, draw(parties), draw(st.lists(st.one_of(u32, u63, millionths), min_size=4, max_size=4))
 
@@ -112,7 +116,16 @@ def operation(world: World, kind: str, who: Signer, numbers: list[int]) -> Messa
                 dimension=2**28, clip=1, bits=24, cohort_max=1024, round_ms=7 * 86_400_000, reward=2**32 - 1,
                 nonce=abs(second) % 2**63,
             ))  # fmt: skip
+        case "seats":
+            epoch = abs(third) % 2**32 if fourth % 2 else world.law.epoch + 1
+            members = (*REPLICAS[abs(first) % 4 :], *NODES[: abs(second) % 9])
+            return ChangeCommittee(epoch=epoch, seats=tuple(_seat(one, first, fourth) for one in members))
     return encode(first) + encode(second)
+
+
+def _seat(member: Signer, first: int, fourth: int) -> Seat:
+    sealing_key = bytes([abs(fourth) % 256]) + member.address + bytes(11)
+    return Seat(address=member.address, sealing_key=sealing_key, url="u" * 256 if first % 3 == 0 else str(member))
 
 
 def completion(world: World, number: int, total: int) -> CompleteRound:
@@ -136,7 +149,10 @@ def test_no_ordered_operation_of_extreme_values_makes_the_law_raise(history: lis
         world.now = min(world.now + wait, 2**63 - 1)
         asked = operation(world, kind, who, numbers)
         data = asked if isinstance(asked, bytes) else encode(asked)
-        answer = world.law.execute(who.address, data, world.now)
+        sender = REGISTRAR if kind == "seats" and numbers[0] % 5 else who
+        answer = world.law.execute(sender.address, data, world.now)
+        if numbers[1] % 3 == 0:  # a checkpoint
+            world.law.hand_over()
         assert encode(world.law.state) == world.law.snapshot()
         assert isinstance(answer, bytes)
     twin = Federation(world.law.genesis)

@@ -17,6 +17,7 @@ import pytest
 
 from koinon.errors import KoinonError
 
+from . import epoch_mutations as epoch_mutations  # it registers its own
 from .checkers import Violation
 from .mutations import MUTATIONS, Mutation
 from .weather import Stalled, play

@@ -12,6 +12,7 @@
     ├── RemoteError            what came from outside cannot be accepted ("their lie")
     │   ├── Malformed          bytes that are not a message of the expected type
     │   │   ├── Oversized      longer than the named bound
+    │   │   │   └── QuotaExceeded  a member stores as much as it may
     │   │   └── NonCanonical   decodes, but is not the one encoding of what it says
     │   ├── AuthenticationError
     │   │   ├── BadSignature   not a signature over these bytes
@@ -108,6 +109,10 @@ class Malformed(RemoteError):
 
 class Oversized(Malformed):
     code = "oversized"
+
+
+class QuotaExceeded(Oversized):
+    code = "quota-exceeded"
 
 
 class NonCanonical(Malformed):

@@ -6,6 +6,7 @@ Bodies are canonical bytes (`koinon.encoding`). A refusal is a 4xx response (503
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
@@ -35,6 +36,9 @@ CONTENT_TYPE = "application/vnd.koinon+msgpack"
 EPOCH_HEADER = "Koinon-Epoch"
 """In each answer of a replica: the committee's epoch that it knows. Not signed: a reason to ask for proof."""
 BODY_BYTES_MAX = 256 * 1024 * 1024
+BODY_SECONDS = 30.0
+IDLE_SECONDS = 75.0
+"""A connection that has not brought a whole request line and headers for so long is closed."""
 
 log = logging.getLogger("koinon.service")
 Problems = Callable[[], Awaitable[list[str]]]
@@ -112,9 +116,16 @@ def answer(message: object) -> web.Response:
     return web.Response(body=body, content_type=CONTENT_TYPE)
 
 
-async def read_body(request: web.Request, *, bytes_max: int) -> bytes:
-    """The body; Oversized before it is read when the announced length is above `bytes_max`."""
-    return await _read(request.content_length, request.content, bytes_max)
+async def read_body(request: web.Request, *, bytes_max: int, seconds: float = BODY_SECONDS) -> bytes:
+    """The body; Oversized before it is read when the announced length is above `bytes_max`.
+
+    Unavailable when it takes longer than `seconds`: who sends slowly must not hold what others wait for.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await _read(request.content_length, request.content, bytes_max)
+    except TimeoutError:
+        raise Unavailable("the body came too slowly") from None
 
 
 async def read_answer(response: aiohttp.ClientResponse, *, bytes_max: int) -> bytes:
@@ -158,7 +169,7 @@ def client_tls(ca_pem: str) -> ssl.SSLContext | None:
 
 async def listen(app: web.Application, home: Path, config: PartyConfig) -> tuple[web.AppRunner, tuple[str, int]]:
     """Start serving; returns the runner (call `cleanup`) and the bound address."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0, keepalive_timeout=IDLE_SECONDS)
     await runner.setup()
     site = web.TCPSite(runner, config.listen.host, config.listen.port, ssl_context=server_tls(home, config))
     try:

@@ -84,6 +84,10 @@ class Archive:
             entries.append(decode_entry(read_payload(self._file, *place, self.path.name)))
         return tuple(entries)
 
+    def after(self, sequence: int) -> int | None:
+        """The first entry above a sequence number."""
+        return min((held for held in list(self._index) if held > sequence), default=None)
+
     def close(self) -> None:
         self.sync()
         os.close(self._file)

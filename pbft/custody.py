@@ -14,8 +14,10 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -42,9 +44,10 @@ from koinon.rounds.state import Submission
 from koinon.signing import Authenticated, Signed, Signer, authenticate, seal
 from koinon.wire import BlobUpload, CertificateRequest, Contribution, Fault, Opening, PartRequest, Piece, Receipt
 
+from .archive import Archive
 from .fetching import Fetcher, gather, part_context
+from .holdings import Holdings, piece_name
 from .pieces import Kept, PieceStore
-from .uploads import Uploads
 from .waiting import Changes, SingleFlight, Workers
 
 PIECE_BYTES_MAX = BLOB_BYTES_MAX
@@ -90,7 +93,7 @@ class Custody:
         self.blobs = BlobStore(data / "blobs")
         self._pieces = PieceStore(data / "pieces")
         self._kept = self._pieces.rounds()
-        self._uploads = Uploads(data / "uploads")
+        self._holdings = Holdings(data / "holdings", self.blobs, clock=time.time)
         self._contributions = data / "contributions"
         self._faults: dict[tuple[bytes, int], set[bytes]] = {}
         self._certificates: dict[CertificateRequest, bytes] = {}
@@ -99,7 +102,8 @@ class Custody:
 
     async def stop(self) -> None:
         await self._flight.stop()
-        self._workers.stop()
+        self._workers.stop(wait=True)
+        self._holdings.close()
 
     # --- blobs -----------------------------------------------------------------------------------------------
 
@@ -119,22 +123,31 @@ class Custody:
             raise BlobMismatch("the signed upload is of another blob")
         if said.message.size > self.blobs.blob_bytes_max:
             raise Oversized(f"a blob has at most {self.blobs.blob_bytes_max} bytes")
-        if digest not in self.blobs and said.sender not in self._addresses:
-            self._uploads.require_room(said.sender, said.message.size)
+        if digest not in self.blobs:
+            self._holdings.require_room(said.sender, said.message.size)
         return said.sender, said.message.size
 
     async def keep_blob(self, sender: bytes, digest: bytes, content: bytes) -> None:
         """Store; BlobMismatch when `content` is not `digest`. A blob that is here already costs nobody anything."""
         new = digest not in self.blobs
         await self._workers.run(self.blobs.put, content, expected=digest)
-        if new and sender not in self._addresses:
-            self._uploads.add(sender, len(content))
+        if new:
+            await self._workers.run(self._holdings.charge, sender, digest, len(content))
+        else:
+            await self._workers.run(self._holdings.touch, digest)
 
-    async def _blob(self, digest: bytes) -> bytes:
-        """A blob of ours, or of a peer's (then it is ours, too); Unavailable when nobody has it."""
+    async def _blob(self, digest: bytes, *, of: bytes = b"") -> bytes:
+        """A blob of ours, or of a peer's (then it is ours, too, and charged to the member `of`, if any).
+
+        Unavailable when nobody has it, QuotaExceeded when that member has no room for it.
+        """
         if digest not in self.blobs:
             content = await self._flight.share(digest, lambda: self._fetcher.blob(digest))
+            if of:
+                await self._workers.run(self._holdings.require_room, of, len(content))
             await self._workers.run(self.blobs.put, content, expected=digest)
+            if of:
+                await self._workers.run(self._holdings.charge, of, digest, len(content))
             return content
         return await self._workers.run(self.blobs.get, digest)
 
@@ -158,7 +171,8 @@ class Custody:
             refuse("not-invited", f"0x{piece.node.hex()} is not in the cohort of round {piece.round}")
         if at.round.phase != "training":
             refuse("round-closed", f"round {piece.round} is {at.round.phase}")
-        blob = await self._blob(piece.update)
+        await self._workers.run(self._holdings.require_room, piece.node, len(piece.sealed))
+        blob = await self._blob(piece.update, of=piece.node)
         try:
             await self._workers.run(self._check_and_keep, at, piece, blob)
         except InvalidProof:  # all that it follows from was signed by the node
@@ -174,6 +188,7 @@ class Custody:
         mine = self._sealing.open(piece.sealed, context)
         mode(at.spec.mode).check(self._setting(at), piece.node, public, self._index, mine)
         self._pieces.keep(piece.task, piece.round, piece.node, Kept(update=piece.update, piece=mine))
+        self._holdings.charge(piece.node, piece_name(piece.task, piece.round, piece.node), len(mine))
 
     def _keep_fault(self, piece: Piece) -> None:
         while len(self._faults) >= FAULTY_ROUNDS_KEPT_MAX:
@@ -253,7 +268,9 @@ class Custody:
 
     def _combine(self, at: ClosedRound, updates: list[Held]) -> dict[int, bytes]:
         sums = mode(at.spec.mode).combine(self._setting(at), self._index, updates)
-        return {number: self.blobs.put(component) for number, component in sums.items()}
+        digests = {number: self.blobs.put(component) for number, component in sums.items()}
+        self._holdings.keep(digests.values())
+        return digests
 
     # --- certificates ----------------------------------------------------------------------------------------
 
@@ -317,6 +334,17 @@ class Custody:
             for task, number in finished:
                 self._kept.discard((task, number))
                 await self._workers.run(self._pieces.erase, task, number)
+                await self._workers.run(self._holdings.release_pieces, task, number)
+
+    async def collect(self, archive: Archive) -> None:
+        """Delete blobs that the ordered log did not name in time (see `pbft.holdings`)."""
+
+        await self._workers.run(self._holdings.follow, archive)
+        for opening in await self._workers.run(self._holdings.missing_openings):
+            with suppress(Unavailable):
+                await self._blob(opening)
+        if gone := await self._workers.run(self._holdings.collect):
+            log.info("blobs collected", extra={"count": gone})
 
     def _setting(self, at: ClosedRound) -> Setting:
         return at.setting(self._key_share if at.spec.mode == "paillier" else b"")

@@ -10,6 +10,10 @@ All of it is proved by signatures or digests. Every answer names the epoch that 
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
 from aiohttp import web
 
 from koinon.blobs import BlobStore
@@ -21,8 +25,13 @@ from koinon.signing import seal
 from .engine import Disk
 from .home import ReplicaHome
 from .shelf import Shelf
+from .waiting import Shares, client_of
 
 LOG_ENTRIES_MAX = 1024
+READERS_MAX = 64
+READERS_PER_CLIENT_MAX = 16
+SHOW_SECONDS_MAX = 60.0
+"""So long a client may take to read one page of the log or chunk of a snapshot."""
 EPOCH_MAX = 2**32 - 1
 
 
@@ -34,6 +43,7 @@ class Records:
         self._disk = disk
         self._shelf = shelf
         self._blobs = blobs
+        self._readers = Shares("reads of the log", all_max=READERS_MAX, each_max=READERS_PER_CLIENT_MAX)
 
     def mount(self, app: web.Application) -> None:
         route = app.router
@@ -61,14 +71,30 @@ class Records:
     async def _log(self, request: web.Request) -> web.Response:
         first = number(request, "from", 1)
         limit = min(number(request, "limit", 256), LOG_ENTRIES_MAX)
-        return answer(await self._shelf.page(first, limit))
+        return await self._show(request, self._shelf.page(first, limit))
 
-    async def _checkpoint(self, _: web.Request) -> web.Response:
-        return answer(await self._shelf.checkpoint())
+    async def _checkpoint(self, request: web.Request) -> web.Response:
+        return await self._show(request, self._shelf.checkpoint())
 
     async def _snapshot(self, request: web.Request) -> web.Response:
         sequence = decimal(request.match_info["sequence"], "sequence number")
-        return answer(await self._shelf.chunk(sequence, number(request, "from", 0)))
+        return await self._show(request, self._shelf.chunk(sequence, number(request, "from", 0)))
+
+    async def _show(self, request: web.Request, content: Coroutine[Any, Any, bytes]) -> web.Response:
+        """A large answer: its client holds one of its places until it has read it, and has a limited time to."""
+        try:
+            with self._readers.hold(client_of(request.remote)):
+                response = answer(await content)
+                try:
+                    async with asyncio.timeout(SHOW_SECONDS_MAX):
+                        await response.prepare(request)
+                        await response.write_eof()
+                except TimeoutError:
+                    if request.transport is not None:
+                        request.transport.abort()
+                return response
+        finally:
+            content.close()
 
     async def _evidence(self, _: web.Request) -> web.Response:
         return answer(self._disk.evidence.kept)

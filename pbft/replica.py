@@ -59,7 +59,8 @@ class Replica(Recovery):
     """One member of the committee. Synchronous, no I/O.
 
     Read-only for the shell: `view`, `active` (False during a view change), `stable` (last stable sequence),
-    `executed` (last executed sequence), `primary` (index), `index`, `committee`, `execution`, `pool`.
+    `executed` (last executed sequence), `claimed` (as far as an honest peer got),
+    `primary` (index), `index`, `committee`, `execution`, `pool`.
     """
 
     def step(self, event: Event) -> list[Effect]:
@@ -253,7 +254,7 @@ class Replica(Recovery):
         """Answer with what the peer seems to lack; what it may merely not have received yet, only when it is stuck."""
         before = self._statuses.get(sender)
         self._statuses[sender] = status
-        if self.active and self.primary == self.index and self._claimed() > self._assigned:
+        if self.active and self.primary == self.index and self.claimed > self._assigned:
             self._forgotten_view = self.view
         if self.now_ms < self._answer_due_ms.get(sender, 0):
             self._ignore(sender, "status-too-soon")  # a few bytes ask for megabytes
@@ -296,9 +297,10 @@ class Replica(Recovery):
         """Whether the state exists elsewhere: a certificate says so, or f+1 peers, one of them honest."""
         if self.executed < self.stable:
             return True
-        return self._claimed() > self.executed
+        return self.claimed > self.executed
 
-    def _claimed(self) -> int:
+    @property
+    def claimed(self) -> int:
         """How far at least one honest peer has executed."""
         claimed = sorted((status.executed for status in self._statuses.values()), reverse=True)
         return claimed[self.committee.weak - 1] if len(claimed) >= self.committee.weak else 0

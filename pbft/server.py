@@ -26,10 +26,12 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from koinon.encoding import encode
 from koinon.epochs import Handover
 from koinon.errors import (
     ConfigError,
     InvariantBroken,
+    KoinonError,
     Missing,
     Oversized,
     RemoteError,
@@ -58,12 +60,14 @@ from .replica import Replica
 from .shelf import Shelf
 from .streams import Streams
 from .transfer import Order, StateTransfer
-from .waiting import Budget, Changes
+from .waiting import Budget, Changes, Shares, client_of
 
 BODIES_BYTES_MAX = 1 << 30
 BODY_SECONDS_MAX = 240.0
 WATCH_MS_MAX = 30_000
 WATCHERS_MAX = 4096
+WATCHERS_PER_CLIENT_MAX = 512
+COLLECT_SECONDS = 600.0
 EPOCH_POLL_SECONDS = 3.0
 """How often a replica without a quorum of links asks its peers whether they are in a later epoch."""
 OVERTAKEN_PAUSE_SECONDS = 0.5
@@ -125,6 +129,8 @@ class ReplicaServer:
         self.streams = Streams(self.engine.ask)
         self.chain = ChainCheck(known.given)
         self.address: tuple[str, int] | None = None
+        self._watchers = Shares("long polls", all_max=WATCHERS_MAX, each_max=WATCHERS_PER_CLIENT_MAX)
+        self._shown = (-1, b"")
         self._budget = Budget(BODIES_BYTES_MAX, sender_bytes_max=BODIES_BYTES_MAX // 4)
         self._runner: web.AppRunner | None = None
         self._helpers: dict[str, asyncio.Task[None]] = {}
@@ -140,6 +146,7 @@ class ReplicaServer:
         self._runner, self.address = await listen(self._application(), self.home.path, self.home.config)
         await self.peers.start()
         self._help("chain", self._ask_chain())
+        self._help("collector", self._collect())
         self._changed()
         EPOCH.set(self.federation.epoch)
         about = {"index": self.replica.index, "epoch": self.federation.epoch}
@@ -240,6 +247,14 @@ class ReplicaServer:
         if self.custody.finished():
             self._help("erase", self.custody.forget_finished())
 
+    async def _collect(self) -> None:
+        while True:
+            await asyncio.sleep(COLLECT_SECONDS)
+            try:
+                await self.custody.collect(self.disk.archive)
+            except KoinonError as error:
+                log.error("no blobs collected", extra={"reason": error.message})
+
     async def _ask_chain(self) -> None:
         """Ask again until the chain answers; one that contradicts the federation file ends this replica."""
         try:
@@ -277,7 +292,12 @@ class ReplicaServer:
         return answer(await self.engine.ask(body))
 
     async def _tasks(self, _: web.Request) -> web.Response:
-        return answer({identity: _last_rounds(task, 1) for identity, task in self.law.state.tasks.items()})
+        """All tasks; made once for each state, since anybody may ask."""
+        executed = self.replica.executed
+        if self._shown[0] != executed:
+            tasks = {identity: _last_rounds(task, 1) for identity, task in self.law.state.tasks.items()}
+            self._shown = (executed, encode(tasks))
+        return answer(self._shown[1])
 
     async def _task(self, request: web.Request) -> web.Response:
         identity = digest(request.match_info["task"])
@@ -286,8 +306,10 @@ class ReplicaServer:
             number(request, "wait_ms", 0),
             number(request, "rounds", 0),
         )
-        self._find_task(identity)
-        await self.changes.until(lambda: self._find_task(identity).version > after, min(wait_ms, WATCH_MS_MAX) / 1000)
+        seconds = min(wait_ms, WATCH_MS_MAX) / 1000
+        if seconds and self._find_task(identity).version <= after:
+            with self._watchers.hold(client_of(request.remote)):
+                await self.changes.until(lambda: self._find_task(identity).version > after, seconds)
         return answer(_last_rounds(self._find_task(identity), rounds))
 
     def _find_task(self, identity: bytes) -> Task:
@@ -321,7 +343,7 @@ class ReplicaServer:
             "epoch": self.federation.epoch,
             "changing": self.law.pending_change(),
             "peers": list(self.peers.connected),
-            "lag": max(0, replica._claimed() - replica.executed),
+            "lag": max(0, replica.claimed - replica.executed),
             "catching_up": self.engine.catching_up,
             "chain": self.chain.state,
             "evidence": len(self.disk.evidence.kept),
@@ -356,7 +378,7 @@ class ReplicaServer:
         said = self.custody.announced(request.headers.get(UPLOAD_HEADER, ""))
         sender, size = self.custody.authorise_upload(name, said)
         async with self._budget.reserve(sender, size):
-            content = await _body(request, bytes_max=size)
+            content = await read_body(request, bytes_max=size, seconds=BODY_SECONDS_MAX)
             await self.custody.keep_blob(sender, name, content)
         return answer(b"")
 
@@ -366,7 +388,8 @@ class ReplicaServer:
         if size > PIECE_BYTES_MAX:
             raise Oversized(f"a piece of {size} bytes where at most {PIECE_BYTES_MAX} are allowed")
         async with self._budget.reserve(said.sender, size):
-            return answer(await self.custody.receive_piece(await _body(request, bytes_max=size)))
+            body = await read_body(request, bytes_max=size, seconds=BODY_SECONDS_MAX)
+            return answer(await self.custody.receive_piece(body))
 
     async def _part(self, request: web.Request) -> web.Response:
         return answer(await self.custody.part(await read_body(request, bytes_max=SMALL)))
@@ -386,12 +409,3 @@ class ReplicaServer:
 def _last_rounds(task: Task, count: int) -> Task:
     """The task with its last `count` rounds (all for 0)."""
     return msgspec.structs.replace(task, rounds=task.rounds[-count:]) if count else task
-
-
-async def _body(request: web.Request, *, bytes_max: int) -> bytes:
-    """A large body, as long as it comes in time: who sends slowly must not hold the budget of others."""
-    try:
-        async with asyncio.timeout(BODY_SECONDS_MAX):
-            return await read_body(request, bytes_max=bytes_max)
-    except TimeoutError:
-        raise Unavailable("the body came too slowly") from None

@@ -7,15 +7,53 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any, ParamSpec, TypeVar
 
 from koinon.errors import Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Shares:
+    """Places that clients hold: at most `each_max` of them by one client, `all_max` together."""
+
+    def __init__(self, what: str, *, all_max: int, each_max: int) -> None:
+        self._what = what
+        self._all_max = all_max
+        self._each_max = each_max
+        self._held: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return self._held.total()
+
+    @contextmanager
+    def hold(self, who: str) -> Iterator[None]:
+        """Take a place for `who`; Unavailable when it has its share, or nobody has room."""
+        if self._held[who] >= self._each_max or len(self) >= self._all_max:
+            raise Unavailable(f"too many {self._what} at once", hint="ask again later, and with fewer connections")
+        self._held[who] += 1
+        try:
+            yield
+        finally:
+            self._held[who] -= 1
+            if not self._held[who]:
+                del self._held[who]
+
+
+def client_of(remote: str | None) -> str:
+    """Whom an address counts as: an IPv6 client has a whole /64, an IPv4 client one address."""
+    try:
+        address = ip_address(remote or "")
+    except ValueError:
+        return remote or ""
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or ip_network((address, 64), strict=False))
 
 
 class Changes:

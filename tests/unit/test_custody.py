@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from koinon.blobs import BlobStore
 from koinon.bundle import Outbox, unbundle
-from koinon.errors import Malformed, Oversized, Rejected, Unavailable
+from koinon.errors import Malformed, Rejected, Unavailable
 from pbft.pieces import Kept, PieceStore
-from pbft.uploads import Uploads
-from pbft.waiting import Budget, Changes, SingleFlight, Workers
+from pbft.waiting import Budget, Changes, Shares, SingleFlight, Workers, client_of
 
 TASK, NODE, OTHER = b"\x01" * 32, b"\x02" * 20, b"\x03" * 20
 
@@ -96,19 +96,6 @@ def test_threads_that_store_the_same_blob_at_once_do_not_disturb_one_another(tmp
 # --- quotas ------------------------------------------------------------------------------------------------------
 
 
-def test_a_member_stores_no_more_than_its_quota_across_restarts(tmp_path: Path) -> None:
-    path = tmp_path / "uploads"
-    uploads = Uploads(path, bytes_per_member_max=100)
-    uploads.require_room(NODE, 100)
-    uploads.add(NODE, 60)
-    path.write_text(path.read_text() + "torn li")
-    again = Uploads(path, bytes_per_member_max=100)
-    again.require_room(NODE, 40)
-    again.require_room(OTHER, 100)
-    with pytest.raises(Oversized):
-        again.require_room(NODE, 41)
-
-
 def test_bodies_beyond_the_budget_are_refused_until_others_are_done() -> None:
     async def scenario() -> None:
         budget = Budget(100, sender_bytes_max=70)
@@ -123,6 +110,29 @@ def test_bodies_beyond_the_budget_are_refused_until_others_are_done() -> None:
             pass
 
     asyncio.run(scenario())
+
+
+def test_one_client_holds_its_share_of_places_and_no_more() -> None:
+    shares = Shares("polls", all_max=3, each_max=2)
+    with ExitStack() as held:
+        held.enter_context(shares.hold("stranger"))
+        held.enter_context(shares.hold("stranger"))
+        with pytest.raises(Unavailable), shares.hold("stranger"):
+            raise AssertionError("a third place")
+        held.enter_context(shares.hold("node"))
+        with pytest.raises(Unavailable), shares.hold("other"):
+            raise AssertionError("a fourth place")
+    assert len(shares) == 0
+    with shares.hold("other"):
+        assert len(shares) == 1
+
+
+def test_addresses_of_one_network_count_as_one_client() -> None:
+    assert client_of("10.0.0.1") != client_of("10.0.0.2")
+    assert client_of("2001:db8::1") == client_of("2001:db8::ffff:1")
+    assert client_of("2001:db8::1") != client_of("2001:db8:0:1::1")
+    assert client_of("::ffff:10.0.0.1") == client_of("10.0.0.1")
+    assert client_of(None) == client_of("")
 
 
 # --- waiting -----------------------------------------------------------------------------------------------------

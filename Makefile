@@ -73,6 +73,18 @@ bench: $(READY) ## Every benchmark, scripts/bench*.py; tables on standard output
 		test -f "$$each" || { echo "no benchmark yet"; exit 2; }; \
 		echo "== $$each"; $(BIN)/python -m "scripts.$$(basename "$$each" .py)" $(BENCH_ARGS); done
 
+BASELINES := .venv-baselines
+JSON ?=
+
+.PHONY: bench-privacy
+bench-privacy: $(READY) $(BASELINES)/.ready ## The privacy modes beside phe, TenSEAL and Flower's SecAgg+: JSON=FILE BENCH_ARGS=--quick
+	$(BIN)/python -m scripts.bench_privacy --baselines $(BASELINES)/bin/python $(if $(JSON),--json $(JSON)) $(BENCH_ARGS)
+
+$(BASELINES)/.ready: scripts/baselines.txt
+	"$(PYTHON)" -m venv $(BASELINES)
+	$(BASELINES)/bin/pip install -q -r scripts/baselines.txt
+	@touch $@
+
 .PHONY: soak
 soak: $(READY) ## Simulate committees in bad weather: SEEDS=1000000 FIRST=0, or SEED=17 to replay one
 	$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST)) $(SOAK_ARGS)
@@ -99,7 +111,7 @@ clean: ## Remove what builds, tests and demos left; .venv stays
 
 .PHONY: distclean
 distclean: clean ## Remove .venv and the fetched tools as well
-	rm -rf $(VENV) .cache .node
+	rm -rf $(VENV) $(BASELINES) .cache .node
 
 .PHONY: help
 help: ## This list

@@ -1,11 +1,13 @@
-"""How long the privacy modes take: protect, check, combine, open and verify of one round, per mode.
+"""What privacy costs: every mode on the same vectors, beside what others offer.
 
-    python scripts/bench_privacy.py [--parameters 62006] [--clients 10] [--replicas 4] [--json FILE] [MODE ...]
+    python -m scripts.bench_privacy [--quick] [--json FILE] [--baselines PYTHON]
 
-Times are the best of `--repeat` (milliseconds of this process's CPU): protect and check for one client, combine for
-one replica over all clients, open and verify for the round. The opened sum is compared with the true one. `--norm`
-has the updates of mode `shares` proved to be within that bound (in units of the quantiser; the updates are drawn to
-keep it).
+One round of each mode in one process: `client_s` for one client (protect; in mode `masked` with announcing and
+revealing), `replica_s` for one replica and one client (check, and its part of combining), `open_s` and `verify_s` for
+the round, `bytes_up` for one client. Wall clock, best of several. Every opened sum is compared with the true one.
+
+The baselines (naive phe, TenSEAL's CKKS, Flower's SecAgg+) need libraries that Koinon does not: `--baselines` names a
+Python that has them (`make bench-privacy` makes one), and `scripts/_baselines.py` is run with it on equal vectors.
 """
 
 from __future__ import annotations
@@ -15,105 +17,195 @@ import json
 import os
 import platform
 import secrets
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
-from math import isqrt
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from koinon.encoding import keccak
+from koinon.encoding import encode, keccak
 from koinon.errors import InvariantBroken
-from koinon.privacy import MODES, Held, Setting, mode
+from koinon.privacy import Held, Protected, SealingKey, Setting, Values, mode
+from koinon.privacy.masking import Masks, announce, reveal
 
 T = TypeVar("T")
-BITS = 16
-STEPS = ("protect", "check", "combine", "open", "verify")
+Row = dict[str, Any]
+BITS, CLIENTS, CLIPS = 16, 10, 64
+LENET, MIDDLE, RESNET18 = 62_006, 1_126_410, 11_700_000
+LIMIT = 2 ** (BITS - 1) - 1
+REPEAT = 3
+COLUMNS = ("client_s", "replica_s", "open_s", "verify_s")
+BASELINES = Path(__file__).with_name("_baselines.py")
 
 
-def measure(action: Callable[[], T], repeat: int) -> tuple[T, float]:
-    """The result, and the best time in milliseconds."""
+def vectors(params: int) -> list[Values]:
+    """The clients' updates: the same for every mode and baseline, of a norm that a validated task allows."""
+    rng = np.random.default_rng(params)
+    spread = min(LIMIT / 4, CLIPS * LIMIT / np.sqrt(params) / 2)
+    return [np.clip(np.rint(rng.normal(0, spread, params)), -LIMIT, LIMIT).astype(np.int64) for _ in range(CLIENTS)]
+
+
+def clock(action: Callable[[], T], repeat: int = REPEAT) -> tuple[T, float]:
+    """The result, and the best wall-clock seconds."""
     best = float("inf")
     for _ in range(repeat):
-        start = time.process_time()
+        start = time.perf_counter()
         result = action()
-        best = min(best, time.process_time() - start)
-    return result, 1000 * best
+        best = min(best, time.perf_counter() - start)
+    return result, best
 
 
-def bench(
-    name: str, parameters: int, clients: int, replicas: int, key_bits: int, repeat: int, norm: int
-) -> dict[str, float]:
-    """One round of mode `name`: milliseconds by step, and the bytes that one client uploads."""
-    chosen = mode(name)
-    setting = Setting(keccak(b"bench"), 1, replicas, parameters, BITS, clients, norm=norm if name == "shares" else 0)
-    shares: tuple[bytes, ...] = (b"",) * replicas
-    if name == "paillier":
-        from koinon.privacy.paillier_key import generate_key
+def setting_of(name: str, params: int, n: int, *, norm: int = 0) -> Setting:
+    return Setting(keccak(name.encode()), 1, n, params, BITS, CLIENTS, norm=norm)
 
-        public_key, shares, _ = generate_key(key_bits, replicas, secrets.token_bytes)
-        setting = replace(setting, public_key=public_key)
-    limit = 2 ** (BITS - 1) - 1
-    if setting.norm:
-        limit = max(1, min(limit, isqrt(setting.norm**2 // parameters)))
-    updates = np.random.default_rng(1).integers(-limit, limit + 1, (clients, parameters))
-    nodes = [keccak(bytes([i]))[:20] for i in range(clients)]
-    took: dict[str, float] = {}
+
+def committee_row(label: str, setting: Setting, shares: tuple[bytes, ...], repeat: int = REPEAT) -> Row:
+    """A mode whose sum the replicas open."""
+    chosen = mode(label.split()[0])
+    updates = vectors(setting.dimension)
+    nodes = [keccak(bytes([i]))[:20] for i in range(CLIENTS)]
     chosen.protect(setting, nodes[0], updates[0], secrets.token_bytes)  # tables that a node makes once a key
-    protected = {}
-    for node, values in zip(nodes, updates, strict=True):
-        protected[node], ms = measure(partial(chosen.protect, setting, node, values, secrets.token_bytes), 1)
-        took["protect"] = min(took.get("protect", ms), ms)
+    _, client = clock(lambda: chosen.protect(setting, nodes[0], updates[0], secrets.token_bytes), repeat)
+    protected = {
+        node: chosen.protect(setting, node, values, secrets.token_bytes)
+        for node, values in zip(nodes, updates, strict=True)
+    }
     first = protected[nodes[0]]
-    _, took["check"] = measure(lambda: chosen.check(setting, nodes[0], first.public, 0, first.pieces[0]), repeat)
+    _, check = clock(lambda: chosen.check(setting, nodes[0], first.public, 0, first.pieces[0]), repeat)
     digests: dict[int, dict[int, bytes]] = {}
     components: dict[bytes, bytes] = {}
-    for replica in range(replicas):
-        mine = replace(setting, key_share=shares[replica])
-        held = [Held(node, p.public, p.pieces[replica]) for node, p in protected.items()]
-        sums, ms = measure(partial(chosen.combine, mine, replica, held), 1)
-        took["combine"] = min(took.get("combine", ms), ms)
+    combine = float("inf")
+    for replica in range(setting.replicas - setting.faulty):  # as many as must answer
+        sums, seconds = clock(lambda replica=replica: combined(setting, shares, protected, replica), 1)  # type: ignore[misc]
+        combine = min(combine, seconds)
         digests[replica] = {number: keccak(data) for number, data in sums.items()}
         components |= {keccak(data): data for data in sums.values()}
-    publics = {node: p.public for node, p in protected.items()}
-    opened, took["open"] = measure(lambda: chosen.open(setting, publics, digests, components), 1)
-    verified, took["verify"] = measure(
-        lambda: chosen.verify(setting, publics, digests, components, opened.witness), repeat
+    publics = {node: each.public for node, each in protected.items()}
+    opened, opening = clock(lambda: chosen.open(setting, publics, digests, components), 1)
+    verified, verify = clock(lambda: chosen.verify(setting, publics, digests, components, opened.witness), repeat)
+    require_sum(label, updates, opened.values, verified)
+    size = len(first.public) + sum(map(len, first.pieces))
+    return row(label, setting, client, check + combine / CLIENTS, opening, verify, size)
+
+
+def combined(
+    setting: Setting, shares: tuple[bytes, ...], protected: dict[bytes, Protected], replica: int
+) -> dict[int, bytes]:
+    mine = replace(setting, key_share=shares[replica] if shares else b"")
+    held = [Held(node, each.public, each.pieces[replica]) for node, each in protected.items()]
+    return mode("paillier" if shares else _name_of(setting)).combine(mine, replica, held)
+
+
+def _name_of(setting: Setting) -> str:
+    return "plain" if setting.task == keccak(b"plain") else "shares"
+
+
+def masked_row(params: int, n: int) -> Row:
+    """The mode that the nodes open by themselves."""
+    setting, updates = setting_of("masked", params, n), vectors(params)
+    sealing = {keccak(bytes([i]))[:20]: SealingKey(keccak(b"sealing" + bytes([i]))) for i in range(CLIENTS)}
+    nodes, cohort = sorted(sealing), {node: key.public for node, key in sealing.items()}
+    _, announcing = clock(lambda: announce(setting.task, 1, nodes[0], cohort, secrets.token_bytes))
+    made = {node: announce(setting.task, 1, node, cohort, secrets.token_bytes) for node in nodes}
+    masks = Masks(setting.task, 1, tuple(nodes), {node: said for node, (_, said) in made.items()})
+    chosen = mode("masked")
+
+    def protect(node: bytes, values: Values) -> Protected:
+        mine = replace(setting, masks=masks, key_share=encode(made[node][0]))
+        return chosen.protect(mine, node, values, secrets.token_bytes)
+
+    _, masking = clock(lambda: protect(nodes[0], updates[0]))
+    publics = {node: protect(node, values).public for node, values in zip(nodes, updates, strict=True)}
+    _, revealing = clock(lambda: reveal(masks, nodes[0], sealing[nodes[0]], nodes))
+    revealed = {node: reveal(masks, node, sealing[node], nodes) for node in nodes}
+    whole = replace(setting, masks=replace(masks, revealed=revealed))
+    _, check = clock(lambda: chosen.check(setting, nodes[0], publics[nodes[0]], 0, b""))
+    opened, opening = clock(lambda: chosen.open(whole, publics, {}, {}))
+    require_sum("masked", updates, opened.values, opened.values)
+    size = len(publics[nodes[0]]) + len(encode(made[nodes[0]][1])) + len(encode(revealed[nodes[0]]))
+    return row("masked", setting, announcing + masking + revealing, check, opening, opening, size)
+
+
+def require_sum(label: str, updates: list[Values], opened: Values, verified: Values) -> None:
+    total = np.sum(updates, axis=0)
+    if not (np.array_equal(opened, total) and np.array_equal(verified, total)):
+        raise InvariantBroken(f"mode {label} opened another sum than the true one")
+
+
+def row(
+    name: str, setting: Setting, client: float, replica: float, opening: float, verify: float, bytes_up: int
+) -> Row:
+    about = {"name": name, "params": setting.dimension, "n": setting.replicas, "clients": CLIENTS}
+    seconds = dict(zip(COLUMNS, (round(each, 6) for each in (client, replica, opening, verify)), strict=True))
+    return {**about, **seconds, "bytes_up": bytes_up}
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """The table, from the cheap to the dear."""
+    for params in (LENET,) if quick else (LENET, MIDDLE):
+        norm = min(CLIPS * LIMIT, (2**31 - 1) // CLIENTS)
+        for n in (4, 7):
+            yield committee_row("plain", setting_of("plain", params, n), ())
+            yield committee_row("shares without proof", setting_of("shares", params, n), ())
+            yield committee_row("shares", setting_of("shares", params, n, norm=norm), ())
+            yield masked_row(params, n)
+    if not quick:
+        yield committee_row("shares without proof", setting_of("shares", RESNET18, 4), (), 1)
+    for bits, params, n in ((3072, LENET, 4), (3072, LENET, 7), (2048, LENET, 4), (3072, MIDDLE, 4)):
+        if not quick or (bits, n, params) == (3072, 4, LENET):
+            yield paillier_row(bits, params, n)
+
+
+def paillier_row(bits: int, params: int, n: int) -> Row:
+    from koinon.privacy.paillier_key import generate_key
+
+    public_key, shares, _ = generate_key(bits, n, secrets.token_bytes)
+    setting = replace(setting_of("paillier", params, n), public_key=public_key)
+    return committee_row(f"paillier {bits}", setting, shares, 1)
+
+
+def baselines(python: Path, quick: bool) -> Iterator[Row]:
+    """Rows of scripts/_baselines.py, one JSON object a line."""
+    command = [str(python), str(BASELINES), *(["--quick"] if quick else [])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        for line in running.stdout or ():
+            if line.startswith("{"):
+                yield json.loads(line)
+    if running.returncode:
+        raise InvariantBroken(f"{BASELINES.name} failed with exit code {running.returncode}")
+
+
+def show(row_: Row) -> None:
+    cells = "".join("             -" if row_[each] is None else f"{1000 * row_[each]:14.2f}" for each in COLUMNS)
+    print(
+        f"{row_['name']:24}{row_['params']:>12,}{row_['n'] or '-':>4}{cells}{row_['bytes_up'] / 1000:14.1f}", flush=True
     )
-    if not (np.array_equal(opened.values, updates.sum(axis=0)) and np.array_equal(opened.values, verified)):
-        raise InvariantBroken(f"mode {name} opened another sum than the true one")
-    took["upload_bytes"] = len(first.public) + sum(map(len, first.pieces))
-    return took
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time the privacy modes.")
-    parser.add_argument("modes", nargs="*", metavar="MODE", help=f"of {', '.join(MODES)} (all)")
-    parser.add_argument("--parameters", type=int, default=62_006, help="scalars of the model (LeNet-5: 62006)")
-    parser.add_argument("--clients", type=int, default=10)
-    parser.add_argument("--replicas", type=int, default=4)
-    parser.add_argument("--key-bits", type=int, default=3072, help="of mode paillier")
-    parser.add_argument("--norm", type=int, default=0, help="of mode shares: prove this bound")
-    parser.add_argument("--repeat", type=int, default=3)
+    parser = argparse.ArgumentParser(description="Time the privacy modes, beside what others offer.")
+    parser.add_argument("--quick", action="store_true", help="62,006 parameters only, one Paillier key")
+    parser.add_argument("--baselines", type=Path, metavar="PYTHON", help="a Python with phe, tenseal and flwr")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
-    results = {
-        name: bench(name, args.parameters, args.clients, args.replicas, args.key_bits, args.repeat, args.norm)
-        for name in args.modes or MODES
-    }
-    print(f"{args.parameters} parameters, {args.clients} clients, {args.replicas} replicas, {os.cpu_count()} cores")
-    print(f"{'mode':10}" + "".join(f"{step + ' ms':>14}" for step in STEPS) + f"{'upload KB':>12}")
-    for name, took in results.items():
-        row = "".join(f"{took[step]:14.2f}" for step in STEPS)
-        print(f"{name:10}{row}{took['upload_bytes'] / 1000:12.1f}")
+    print(
+        f"{CLIENTS} clients, {BITS} bits, {os.cpu_count()} cores, {platform.machine()}, Python {sys.version.split()[0]}"
+    )
+    heads = "".join(f"{name.removesuffix('_s') + ' ms':>14}" for name in COLUMNS)
+    print(f"{'mode':24}{'parameters':>12}{'n':>4}{heads}{'upload KB':>14}")
+    found: list[Row] = []
+    for each in rows(args.quick):
+        show(each)
+        found.append(each)
+    for each in baselines(args.baselines, args.quick) if args.baselines else ():
+        show(each)
+        found.append(each)
     if args.json:
-        about = {"parameters": args.parameters, "clients": args.clients, "replicas": args.replicas}
-        machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-        report = about | {"key_bits": args.key_bits, "machine": machine, "milliseconds": results}
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+        args.json.write_text(json.dumps({"rows": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

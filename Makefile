@@ -21,6 +21,8 @@ ROUNDS ?= 5
 SEEDS ?= 10000
 FIRST ?= 0
 SEED ?=
+# chaos: committee size
+N ?= 4
 # A folder of torch builds other than the default, e.g. the CPU-only one (the default on Linux brings CUDA along).
 TORCH_INDEX_URL ?=
 
@@ -92,6 +94,10 @@ soak: $(READY) ## Simulate committees in bad weather: SEEDS=1000000 FIRST=0, or 
 .PHONY: twins
 twins: $(READY) ## Every scenario of a duplicated replica (an hour of CPU): TWINS_ARGS="--family views --first 0 --count 1000"
 	$(BIN)/python -m tests.simulation.twins $(TWINS_ARGS)
+
+.PHONY: chaos
+chaos: $(READY) ## Faults done to real replica processes: N=4 CHAOS_ARGS="--only kill-9,loss-30"
+	$(BIN)/python -m scripts.chaos --replicas $(N) $(CHAOS_ARGS)
 
 ##@ Maintain
 

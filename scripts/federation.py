@@ -54,9 +54,12 @@ class LocalFederation:
         paillier_bits: int = 0,
         apps: Sequence[str] = (),
         tls: bool = False,
+        host: str = "127.0.0.1",
         say: Say = lambda line: None,
     ) -> None:
-        """`apps` as of koinon-provision's --app (NAME=PATH:ATTR). `say` hears of every step."""
+        """`apps` as of koinon-provision's --app (NAME=PATH:ATTR). The chain listens on `host`. `say` hears of each
+        step.
+        """
         self.folder = folder.resolve()
         self.home_folder = self.folder / "federation"
         self.logs = self.folder / "logs"
@@ -68,6 +71,7 @@ class LocalFederation:
             f"--replicas={replicas}", f"--nodes={nodes}", f"--paillier-bits={paillier_bits}", "--port-base=0",
             *(f"--app={each}" for each in apps), *(["--tls"] if tls else []),
         ]  # fmt: skip
+        self._host = host
         self._say = say
         self._files: list[IO[bytes]] = []
         self._killed: set[str] = set()
@@ -117,8 +121,8 @@ class LocalFederation:
     def start_chain(self) -> None:
         """Start the chain (again, with its kept data) and wait until it answers."""
         port = int(self.rpc.rsplit(":", 1)[1]) if self.rpc else free_port()
-        self.rpc = f"http://127.0.0.1:{port}"
-        arguments = ["scripts.chain", "--port", str(port), "--data", str(self.folder / "chain")]
+        self.rpc = f"http://{self._host}:{port}"
+        arguments = ["scripts.chain", "--host", self._host, "--port", str(port), "--data", str(self.folder / "chain")]
         self._spawn("chain", arguments)
         self._until("chain", lambda: _rpc_answers(self.rpc))
         self._say("chain is up")
@@ -145,6 +149,10 @@ class LocalFederation:
         }[role]
         self._spawn(party, arguments)
 
+    def command(self, name: str, arguments: Sequence[str]) -> list[str]:
+        """The command line of a process: `arguments` begin with its module."""
+        return [*module(arguments[0]), *arguments[1:]]
+
     def _spawn(self, name: str, arguments: Sequence[str]) -> None:
         if name in self.pids:
             raise Unavailable(f"{name} runs already")
@@ -152,7 +160,7 @@ class LocalFederation:
         log = (self.logs / f"{name}.log").open("ab")
         self._files.append(log)
         self.processes[name] = subprocess.Popen(
-            [*module(arguments[0]), *arguments[1:]],
+            self.command(name, arguments),
             cwd=ROOT,
             env=environment(),
             stdin=subprocess.DEVNULL,

@@ -55,6 +55,9 @@ from .replies import Replies
 TURN_EVENTS_MAX = 512
 CATCHING_UP_MS = 1500
 AT_ONCE_SECONDS = 0.0005
+STOPPED_MS_MIN = 500
+"""A gap between two ticks beyond this is the machine's doing, not the committee's. What is below it always counts, so
+that replicas that are short of breath for ever still replace a primary that is gone."""
 
 IGNORED = Counter("koinon_ignored_total", "Correct messages of replicas that came too early, late or often", ["reason"])
 EXECUTED = Counter("koinon_executed_total", "Requests that this replica executed")
@@ -242,8 +245,11 @@ class Engine:
         self._replies.refuse_all(error)
 
     async def _tick(self) -> None:
+        last_ms = now_ms()
         while True:
-            await self._inbox.put(OWN, Tick(now_ms()))
+            now = now_ms()
+            await self._inbox.put(OWN, Tick(now, stopped_ms=max(0, now - last_ms - STOPPED_MS_MIN)))
+            last_ms = now
             self._replies.sweep()
             await asyncio.sleep(self.replica.settings.tick_ms / 1000)
 

@@ -73,9 +73,14 @@ class ClientRequest:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passes. Send one every `Settings.tick_ms` or more often."""
+    """Time passes. Send one every `Settings.tick_ms` or more often.
+
+    `stopped_ms` of the time since the last one this process, or its clock, was not running: SIGSTOP, a paused machine,
+    a clock that was set.
+    """
 
     now_ms: int
+    stopped_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,6 @@ from .events import (
     ClientRequest,
     Effect,
     Event,
-    GaveUp,
     Ignored,
     Misbehaved,
     Received,
@@ -32,7 +31,6 @@ from .events import (
     Send,
     Tick,
 )
-from .log import Slot
 from .messages import (
     Ballot,
     Body,
@@ -77,6 +75,7 @@ class Replica(Recovery):
             case ClientRequest(data=data):
                 self._on_request(data, relayed=False)
             case Tick():
+                self._excuse(event.stopped_ms)
                 self._on_tick()
             case CatchUp():
                 self._on_catch_up(event)
@@ -209,44 +208,6 @@ class Replica(Recovery):
             self._emit(Refuse(client, request.number, error))
             return False
         return True
-
-    def _open_slots(self) -> list[Slot]:
-        """What the primary proposed in this view and this epoch can still order."""
-        bound = self._bound()
-        return [
-            slot for slot in self.log if slot.view == self.view and slot.digest is not None and slot.sequence <= bound
-        ]
-
-    def _check_primary(self) -> None:
-        """A backup gives the primary up that lets it wait too long (section 4.4), is slow, or unfair (`pbft.pace`)."""
-        reason = "" if self.handed_over else self.pace.judge(self.pool.oldest, self.now_ms)
-        waited = self._waited_ms()
-        if waited is None:
-            self._attempts = 0
-        elif waited > self.view_timeout_ms:
-            reason = "timeout"
-        if reason and self.primary != self.index:
-            self._emit(GaveUp(self.primary, reason))
-            self._start_view_change(self.view + 1)
-
-    def _waited_ms(self) -> int | None:
-        """For how long one request has been waited for; None without any.
-
-        As in the paper the timer starts again for the next request once the one waited for is executed: a queue is
-        no reason to leave a view. A primary that orders one request a timeout is slow. One that orders nothing while a
-        change of the committee is pending is given up, too. Once the handover is executed nothing can be ordered, and
-        the primary is to blame for nothing.
-        """
-        if self.handed_over:
-            return None
-        if self.pool.oldest is not self._head[0]:
-            self._head = (self.pool.oldest, self.now_ms)
-        waiting = [slot.since_ms for slot in self._open_slots() if slot.sequence > self.executed]
-        if self.pool.oldest is not None:
-            waiting.append(self._head[1])
-        if self._pending_change():
-            waiting.append(self._progress_ms)
-        return self.now_ms - max(min(waiting), self._view_entered_ms) if waiting else None
 
     # --- peers that lag, and our own lag
 

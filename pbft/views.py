@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from koinon.wire import Phase
 
-from .events import ALL, Send
+from .events import ALL, GaveUp, Send
 from .log import Slot
 from .messages import (
     Fetch,
@@ -28,6 +28,60 @@ class Views(Ordering):
         """Doubles with every view that brought nothing, up to its cap (section 4.5.2; the cap is ours)."""
         settings = self.settings
         return min(settings.view_timeout_ms << min(self._attempts, 16), settings.view_timeout_ms_max)
+
+    # --- giving a primary up
+
+    def _open_slots(self) -> list[Slot]:
+        """What the primary proposed in this view and this epoch can still order."""
+        bound = self._bound()
+        return [
+            slot for slot in self.log if slot.view == self.view and slot.digest is not None and slot.sequence <= bound
+        ]
+
+    def _check_primary(self) -> None:
+        """A backup gives the primary up that lets it wait too long (section 4.4), is slow, or unfair (`pbft.pace`)."""
+        reason = "" if self.handed_over else self.pace.judge(self.pool.oldest, self.now_ms)
+        waited = self._waited_ms()
+        if waited is None:
+            self._attempts = 0
+        elif waited > self.view_timeout_ms:
+            reason = "timeout"
+        if reason and self.primary != self.index:
+            self._emit(GaveUp(self.primary, reason))
+            self._start_view_change(self.view + 1)
+
+    def _waited_ms(self) -> int | None:
+        """For how long one request has been waited for; None without any.
+
+        As in the paper the timer starts again for the next request once the one waited for is executed: a queue is
+        no reason to leave a view. A primary that orders one request a timeout is slow. One that orders nothing while a
+        change of the committee is pending is given up, too. Once the handover is executed nothing can be ordered, and
+        the primary is to blame for nothing.
+        """
+        if self.handed_over:
+            return None
+        if self.pool.oldest is not self._head[0]:
+            self._head = (self.pool.oldest, self.now_ms)
+        waiting = [slot.since_ms for slot in self._open_slots() if slot.sequence > self.executed]
+        if self.pool.oldest is not None:
+            waiting.append(self._head[1])
+        if self._pending_change():
+            waiting.append(self._progress_ms)
+        return self.now_ms - max(min(waiting), self._view_entered_ms) if waiting else None
+
+    def _excuse(self, stopped_ms: int) -> None:
+        """Time in which we stood still ourselves is no delay of others: every timer runs on as if it had not been.
+
+        A replica that leaves the view alone stays out of it until others follow, and they have no reason to.
+        """
+        if stopped_ms <= 0:
+            return
+        waited = self._waited_ms()
+        if waited is not None:
+            self._view_entered_ms = self.now_ms - max(0, waited - stopped_ms)
+        if self._view_deadline_ms is not None:
+            self._view_deadline_ms += stopped_ms
+        self.pace.rest(self.now_ms)
 
     # --- leaving a view
 

@@ -11,6 +11,7 @@ from pbft.events import (
     Misbehaved,
     Persist,
     Send,
+    Tick,
 )
 from pbft.messages import (
     NULL_BATCH,
@@ -44,6 +45,29 @@ def test_section_4_4_a_backup_whose_request_is_not_executed_in_time_starts_a_vie
 def test_section_4_4_a_backup_without_a_waiting_request_does_not() -> None:
     bench = Bench()
     assert not said(SignedViewChange, bench.wait(10_000))
+
+
+def test_a_backup_that_was_stopped_itself_does_not_blame_the_primary_for_that_time() -> None:
+    bench = Bench()
+    bench.ask(bench.request(50))
+    bench.wait(300)
+    bench.now_ms += 5_000
+    woken = bench.replica.step(Tick(bench.now_ms, stopped_ms=4_500))
+    assert not said(SignedViewChange, woken)
+    assert not said(SignedViewChange, bench.wait(1_000))
+    assert said(SignedViewChange, bench.wait(500)), "what it waited awake counts on: 300 + 500 + 1000 ms, and some"
+
+
+def test_a_new_view_is_waited_for_as_long_by_a_replica_that_was_stopped_meanwhile() -> None:
+    bench = Bench(2)
+    _timeout(bench)
+    for who in (0, 3):
+        bench.receive(who, bench.view_change(who, 1))
+    bench.now_ms += 20_000
+    bench.replica.step(Tick(bench.now_ms, stopped_ms=19_500))
+    assert bench.replica.view == 1
+    bench.wait(4_000)
+    assert bench.replica.view == 2
 
 
 def test_section_4_4_after_a_view_change_nothing_more_is_accepted_in_the_old_view() -> None:

@@ -87,6 +87,10 @@ $(BASELINES)/.ready: scripts/baselines.txt
 	$(BASELINES)/bin/pip install -q -r scripts/baselines.txt
 	@touch $@
 
+.PHONY: bench-consensus
+bench-consensus: $(READY) ## How fast committees of 4 to 13 order, about 4 minutes: JSON=FILE BENCH_ARGS=...
+	$(BIN)/python -m scripts.bench_consensus $(if $(JSON),--json $(JSON)) $(BENCH_ARGS)
+
 .PHONY: soak
 soak: $(READY) ## Simulate committees in bad weather: SEEDS=1000000 FIRST=0, or SEED=17 to replay one
 	$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST)) $(SOAK_ARGS)
@@ -122,4 +126,4 @@ distclean: clean ## Remove .venv and the fetched tools as well
 .PHONY: help
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+		/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile

@@ -28,6 +28,12 @@ def batch_digest(batch: Batch) -> bytes:
     return _batch_digest(batch)
 
 
+def forget() -> None:
+    """Empty the caches that all verifiers of a process share."""
+    for cache in (_recover, _vote_digest, _batch_digest):
+        cache.cache_clear()
+
+
 class Verifier:
     """The signatures of the committee of `epoch` in one domain; those of other epochs only where it says so.
 
@@ -78,7 +84,7 @@ class Verifier:
     def _request(self, data: bytes) -> tuple[bytes, Request]:
         envelope = decode(Signed, data, bytes_max=self.request_bytes_max)
         request = decode(Request, envelope.payload, bytes_max=self.request_bytes_max)
-        return _recover(signing_digest(self.domain, request), envelope.signature), request
+        return recover(signing_digest(self.domain, request), envelope.signature), request
 
     def pre_prepare(self, message: PrePrepare) -> bytes:
         """The batch's digest, if the view's primary signed it."""

@@ -410,7 +410,7 @@ class Federation(CommitteeLaw):
         return member
 
     def _require_role(self, sender: bytes, role: Role) -> None:
-        if not self._require_member(sender).roles & role:
+        if not self._require_member(sender).roles & role.value:
             refuse("role", f"0x{sender.hex()} has not the role {role.name}")
 
     def _require_registrar(self, message: Typed, signature: bytes) -> None:

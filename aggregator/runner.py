@@ -1,8 +1,8 @@
 """Carries one task from round to round until it is over and the chain holds all of it.
 
 Each turn asks the committee (f+1 replicas) and the chain, decides (`scheduler.next_step`), and does one step. What
-fails is logged, counted and tried again with capped backoff; a closed round that cannot be opened is tried for as long
-as its task is active, since the law gives no other way out of it than its submitter's StopTask.
+fails is logged, counted and tried again with capped backoff; a closed round that cannot be opened is tried until the
+law lets it be ended (`Task.opening_deadline_ms`).
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Runner:
                 await self._close(step.number)
             case scheduler.Aggregate():
                 await self._ensure_open(self._current(task))
-                await self._aggregate(task, self._current(task))
+                await self._aggregate_or_end(task, self._current(task))
         return False
 
     # --- steps -----------------------------------------------------------------------------------------------
@@ -158,6 +158,16 @@ class Runner:
             await asyncio.sleep(BACKOFF_FIRST_SECONDS)
             return
         self._log("closed at the deadline", number)
+
+    async def _aggregate_or_end(self, task: Task, round_: Round) -> None:
+        """What fails before the deadline of openings is tried again; what fails after it ends the round."""
+        try:
+            await self._aggregate(task, round_)
+        except KoinonError as error:
+            if now_ms() <= task.opening_deadline_ms(round_):
+                raise
+            log.warning("round given up", extra={"round": round_.number, "reason": error.message})
+            await self._close(round_.number)
 
     async def _aggregate(self, task: Task, round_: Round) -> None:
         """Open (or take the opening that was kept), have it certified, and have the certificate ordered."""

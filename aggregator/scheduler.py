@@ -40,7 +40,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class Close:
-    """The deadline has passed: ask the law to fix the accepted set, or to abort."""
+    """A deadline has passed: ask the law to fix the accepted set, or to abort."""
 
     number: int
 
@@ -79,6 +79,8 @@ def next_step(task: Task, now_ms: int) -> Step:
         case "training":
             return Close(last.number)
         case "closed" if task.spec.mode == MASKED and len(last.revealed) < threshold(len(last.cohort)):
+            if now_ms > task.opening_deadline_ms(last):
+                return Close(last.number)
             return Wait(last.number, now_ms + REVEAL_WATCH_MS)
         case "closed":
             return Aggregate(last.number)

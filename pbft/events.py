@@ -265,6 +265,7 @@ class Settings:
     future_messages_max: int = 256
     future_bytes_max: int = 8 << 20
     clock_skew_ms_max: int = 30_000
+    clock_ahead_ms_max: int = 2_000
     view_timeout_ms: int = 2_000
     view_timeout_ms_max: int = 32_000
     pace_window_ms: int = 1_000

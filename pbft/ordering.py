@@ -106,7 +106,8 @@ class Ordering(Core):
         """A backup's conditions for a new batch. One that a view change proposes again was checked before."""
         if not batch.requests and not self._pending_change():
             raise Malformed("a batch without requests, and no change of the committee is pending")
-        if abs(batch.time_ms - self.now_ms) > self.settings.clock_skew_ms_max:
+        early, late = self.settings.clock_ahead_ms_max, self.settings.clock_skew_ms_max
+        if not self.now_ms - late <= batch.time_ms <= self.now_ms + early:
             raise Rejected("clock-skew", f"a batch of {batch.time_ms} ms at {self.now_ms} ms")
         for data in batch.requests:
             self.verifier.request(data)

@@ -35,7 +35,7 @@ from .operations import (
     decode_operation,
 )
 from .rules import refuse, task_identity
-from .state import OPEN_PHASES, Member, Round, State, Submission, Task, rewards_root
+from .state import OPEN_PHASES, Member, Round, State, Submission, Task, nobody, rewards_root
 from .validity import bar, is_complete, require_provable
 
 TASKS_ACTIVE_MAX = 64
@@ -164,10 +164,11 @@ class Federation(CommitteeLaw):
     def _revoke(self, operation: Revoke) -> Outcome:
         revocation = operation.revocation
         self._require_registrar(revocation, operation.signature)
-        known = self.state.members.get(revocation.member)
-        if known is None or revocation.serial <= known.serial:
-            refuse("admission", "a revocation of somebody unknown, or older than the last admission")
+        known = self.state.members.get(revocation.member, nobody(self.state.time_ms))
+        if revocation.serial <= known.serial:
+            refuse("admission", "a revocation that is older than the last admission")
         known.active, known.serial = False, revocation.serial
+        self.state.members[revocation.member] = known
         return Outcome()
 
     def _create_task(self, sender: bytes, operation: CreateTask) -> Outcome:
@@ -282,11 +283,14 @@ class Federation(CommitteeLaw):
             enough = masks.end_announcing(self.state, round_)
             task.version += 1
             return Outcome() if enough else self._abort_round(task, round_)
-        if round_.phase != "training":
+        if round_.phase not in ("training", "closed"):
             refuse("round-closed", f"round {round_.number} is {round_.phase}")
-        if self.state.time_ms <= round_.deadline_ms:
-            refuse("too-early", f"{round_.deadline_ms - self.state.time_ms} ms to the deadline")
+        deadline_ms = round_.deadline_ms if round_.phase == "training" else task.opening_deadline_ms(round_)
+        if self.state.time_ms <= deadline_ms:
+            refuse("too-early", f"{deadline_ms - self.state.time_ms} ms to the deadline")
         task.version += 1
+        if round_.phase == "closed":  # nobody opened it in all that time
+            return self._abort_round(task, round_)
         if len(round_.submissions) >= masks.updates_needed(task, round_):
             self._fix_accepted(operation.task, round_)
             return Outcome()
@@ -296,7 +300,8 @@ class Federation(CommitteeLaw):
         round_.phase, round_.closed_ms = "aborted", self.state.time_ms
         task.aborted_in_a_row += 1
         if task.aborted_in_a_row >= ABORTED_ROUNDS_MAX:
-            self._finish(task, "failed", f"{ABORTED_ROUNDS_MAX} rounds in a row had too few updates")
+            reason = "had too few updates, or could not be opened"
+            self._finish(task, "failed", f"{ABORTED_ROUNDS_MAX} rounds in a row {reason}")
         return Outcome()
 
     def _complete_round(self, operation: CompleteRound) -> Outcome:

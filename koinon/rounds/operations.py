@@ -147,7 +147,10 @@ class ReportFault(Message, frozen=True):
 
 
 class CloseRound(Message, frozen=True):
-    """Ends the waiting once the deadline has passed (a round closes by itself when the cohort is complete)."""
+    """Ends the waiting once the deadline has passed (a round closes by itself when the cohort is complete).
+
+    A closed round that nobody could open by `Task.opening_deadline_ms` is aborted.
+    """
 
     task: Digest
     round: U32

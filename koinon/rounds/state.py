@@ -2,7 +2,7 @@
 replicas, so that equal histories have equal bytes.
 
 Life of a task:   active → completed | stopped | failed
-Life of a round:  training → closed → certified;  training → aborted when its deadline finds too few updates;
+Life of a round:  training → closed → certified;  training or closed → aborted;
                   training or closed → aborted when the committee that its pieces are sealed to hands over;
                   in mode `masked`, announcing → training or aborted comes first
 """
@@ -20,6 +20,11 @@ from .operations import TaskSpec
 
 OPEN_PHASES = ("announcing", "training", "closed")
 """The phases of a round that is neither certified nor aborted."""
+
+
+OPENING_ROUNDS = 2
+OPENING_MS_MIN = 300_000
+"""A closed round that nobody can open ends after twice its time, and at least this long."""
 
 
 class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -47,6 +52,11 @@ class Member(Record):
     serial: int
     active: bool
     joined_ms: int
+
+
+def nobody(time_ms: int) -> Member:
+    """A party that was never admitted: what a revocation that comes first ends."""
+    return Member(roles=0, examples_max=0, sealing_key=b"", serial=0, active=False, joined_ms=time_ms)
 
 
 class Submission(Record):
@@ -131,6 +141,10 @@ class Task(Record):
     def current(self) -> Round | None:
         """The newest round, whatever its phase."""
         return self.rounds[-1] if self.rounds else None
+
+    def opening_deadline_ms(self, round_: Round) -> int:
+        """Until then a closed round may be opened and certified; afterwards any member may end it."""
+        return round_.closed_ms + max(OPENING_ROUNDS * self.spec.round_ms, OPENING_MS_MIN)
 
     def rewards_after(self, round_: Round) -> dict[Address, int]:
         """Cumulative rewards once `round_` is certified: a fixed amount for each accepted update."""

@@ -72,7 +72,7 @@ def test_unreadable_requests_are_answered_and_relayed_ones_are_held_against_the_
     assert of(Misbehaved, bench.receive(2, Relay(request=b"\x93nonsense")))
 
 
-@pytest.mark.parametrize("skew_ms", [-30_001, 30_001])
+@pytest.mark.parametrize("skew_ms", [-30_001, 2_001])
 def test_a_backup_refuses_a_batch_from_another_time(skew_ms: int) -> None:
     bench = Bench()
     effects = bench.receive(0, bench.pre_prepare(1, bench.batch(later_ms=skew_ms)))
@@ -188,6 +188,7 @@ def test_the_journal_that_a_checkpoint_leaves_holds_the_view_that_began_in_the_s
 
 def _entries(bench: Bench, count: int) -> tuple[CommittedBatch, ...]:
     other = Bench(2)
+    other.now_ms = bench.now_ms
     batches = [bench.batch(bench.request(number)) for number in range(1, count + 1)]
     return tuple(of(Committed, other.order(k, batch))[0].entry for k, batch in enumerate(batches, 1))
 

@@ -8,6 +8,7 @@ and from disk), `Replica` (events, clients, peers' lag).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from koinon.encoding import ZERO_DIGEST, keccak
 from koinon.errors import InvariantBroken
@@ -33,6 +34,7 @@ from .messages import (
 from .pace import Pace
 from .quorum import Committee
 from .requests import Pending, Pool
+from .view_change import fitting_window
 
 
 class Core:
@@ -60,6 +62,7 @@ class Core:
             raise InvariantBroken(f"this key is not that of member {index} of epoch {epoch}")
         self.domain = domain
         self.settings = settings or Settings()
+        self.settings = replace(self.settings, window=fitting_window(self.committee, self.settings))
         self._signer = signer
         window, bytes_max = self.settings.window, self.settings.request_bytes_max
         self.verifier = Verifier(committees, epoch, domain, base=base, window=window, request_bytes_max=bytes_max)

@@ -324,7 +324,9 @@ class Custody:
         found = []
         for task, number in self._kept:
             at = self._round(task, number)
-            if at is not None and at.round.phase in ("certified", "aborted"):
+            record = self._law.state.tasks.get(task)
+            forgotten = record is not None and record.current() is not None and not record.remembers(number)
+            if forgotten or (at is not None and at.round.phase in ("certified", "aborted")):
                 found.append((task, number))
         return found
 

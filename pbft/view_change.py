@@ -4,17 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from koinon.errors import BadSignature, Malformed
+from koinon.errors import BadSignature, ConfigError, Malformed
 from koinon.wire import CheckpointCertificate
 
 from .certificates import Verifier
+from .events import Settings
 from .messages import (
+    MESSAGE_BYTES_MAX,
     NULL_DIGEST,
     PreparedProof,
     SignedNewView,
     SignedViewChange,
     ViewChange,
 )
+from .quorum import Committee
+
+SIGNATURE_BYTES = 66
+FIELDS_BYTES = 192
+"""More than all of a message's fields take that are no lists of signatures."""
+
+
+def new_view_bytes_max(committee: Committee, window: int) -> int:
+    """The size of the largest NEW-VIEW: a quorum of view changes, each with a proof for every slot of the window."""
+    signatures = committee.quorum * SIGNATURE_BYTES
+    change = window * (signatures + FIELDS_BYTES) + signatures + 2 * FIELDS_BYTES
+    return committee.quorum * change + window * FIELDS_BYTES + FIELDS_BYTES
+
+
+def fitting_window(committee: Committee, settings: Settings) -> int:
+    """The window of a committee: the configured one, less where a NEW-VIEW would not fit one message.
+
+    ConfigError when not even one checkpoint interval with the pipeline behind it fits.
+    """
+    each = new_view_bytes_max(committee, 1) - new_view_bytes_max(committee, 0)
+    window = min(settings.window, (MESSAGE_BYTES_MAX - new_view_bytes_max(committee, 0)) // each)
+    if window < min(settings.window, settings.checkpoint_interval + settings.pipeline_slots_max):
+        raise ConfigError(f"a committee of {committee.n} is too large: its view changes would not fit one message")
+    return window
 
 
 def check_view_change(verifier: Verifier, signed: SignedViewChange) -> int:

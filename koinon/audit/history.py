@@ -87,6 +87,7 @@ class _Replay:
         self._present = federation
         self._interval = checkpoint_interval
         self._law = Federation(federation.genesis)
+        self._law.keeps_all_rounds = True
         self._history = History(federation=self._law, committees={federation.epoch: federation})
         self._logs = [(log.replica, self._in_order(log)) for log in logs]
         self._numbers: dict[bytes, int] = {}

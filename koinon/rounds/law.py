@@ -52,7 +52,9 @@ a sum that no longer encodes would stop every replica at its next checkpoint."""
 
 
 class Federation(CommitteeLaw):
-    """The replicated application: the state under the law."""
+    """The replicated application: the state under the law. With `keeps_all_rounds` (audits) outcomes are the same."""
+
+    keeps_all_rounds = False
 
     # --- what the ordered log asks ---------------------------------------------------------------------------
 
@@ -233,6 +235,8 @@ class Federation(CommitteeLaw):
                 epoch=self.epoch,
             )
         )
+        if not self.keeps_all_rounds:
+            task.forget_old_rounds()
         task.version += 1
         return Outcome()
 
@@ -325,7 +329,7 @@ class Federation(CommitteeLaw):
     def _report_evaluation(self, sender: bytes, operation: ReportEvaluation) -> Outcome:
         task = self._task(operation.task)
         round_ = task.round(operation.round)
-        if round_ is None or round_.phase != "certified":
+        if round_ is None or round_.phase != "certified" or not task.remembers(operation.round):
             refuse("evaluation", f"round {operation.round} is not certified")
         seen = round_.evaluation
         if sender not in round_.cohort or sender in seen.reporters:

@@ -36,7 +36,7 @@ RULES = {
     "certificate": "the certificate does not say what the round's records say",
     "quorum": "fewer than 2f+1 valid signatures of distinct replicas",
     "committee-change": "a committee that may not follow the present one, or not now",
-    "evaluation": "an evaluation of a round that is not certified, by a stranger to it, or a second one",
+    "evaluation": "an evaluation of a round that is not certified, or long over, by a stranger to it, or a second one",
 }
 
 

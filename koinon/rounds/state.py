@@ -22,6 +22,8 @@ OPEN_PHASES = ("announcing", "training", "closed")
 """The phases of a round that is neither certified nor aborted."""
 
 
+ROUNDS_KEPT = 64
+"""The last rounds of a task that the state remembers; the ordered log keeps all of them."""
 OPENING_ROUNDS = 2
 OPENING_MS_MIN = 300_000
 """A closed round that nobody can open ends after twice its time, and at least this long."""
@@ -141,6 +143,14 @@ class Task(Record):
     def current(self) -> Round | None:
         """The newest round, whatever its phase."""
         return self.rounds[-1] if self.rounds else None
+
+    def remembers(self, number: int) -> bool:
+        """Whether a round is recent enough to be kept in the state."""
+        last = self.current()
+        return last is not None and number > last.number - ROUNDS_KEPT
+
+    def forget_old_rounds(self) -> None:
+        self.rounds = [round_ for round_ in self.rounds if self.remembers(round_.number)]
 
     def opening_deadline_ms(self, round_: Round) -> int:
         """Until then a closed round may be opened and certified; afterwards any member may end it."""

@@ -8,7 +8,7 @@ from koinon.encoding import encode
 from koinon.errors import Rejected, UnknownSigner
 from koinon.rounds.law import ABORTED_ROUNDS_MAX
 from koinon.rounds.operations import CompleteRound, Revoke
-from koinon.rounds.state import OPENING_MS_MIN, OPENING_ROUNDS
+from koinon.rounds.state import OPENING_MS_MIN, OPENING_ROUNDS, ROUNDS_KEPT
 from koinon.wire import Revocation, Role
 from tests.unit.rounds.world import AGGREGATOR, NODES, REGISTRAR, STRANGER, World
 
@@ -92,3 +92,27 @@ def test_several_rounds_in_a_row_that_cannot_be_opened_end_the_task() -> None:
         world.now = _closed(world, number) + 1
         world.close(number)
     assert world.record.status == "failed"
+
+
+def test_the_state_remembers_the_last_rounds_only_and_goes_on_as_if_it_had_all() -> None:
+    long, whole = World(rounds=ROUNDS_KEPT + 10), World(rounds=ROUNDS_KEPT + 10)
+    whole.law.keeps_all_rounds = True
+    sizes = []
+    for number in range(1, ROUNDS_KEPT + 7):
+        for world in (long, whole):
+            world.now += 20_000
+            world.play_round(number)
+        sizes.append(len(long.law.snapshot()))
+    assert [round_.number for round_ in long.record.rounds] == list(range(7, ROUNDS_KEPT + 7))
+    assert len(whole.record.rounds) == ROUNDS_KEPT + 6
+    assert sizes[-1] - sizes[-2] < 100, "the state still grows"
+    for number, rule in ((6, "evaluation"), (7, ""), (ROUNDS_KEPT + 6, "")):
+        for world in (long, whole):
+            try:
+                world.do(NODES[0], world.evaluation(number))
+                said = ""
+            except Rejected as error:
+                said = error.rule
+            assert said == rule
+    assert (long.record.model, long.record.rewards) == (whole.record.model, whole.record.rewards)
+    assert long.record.certified == whole.record.certified

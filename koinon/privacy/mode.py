@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .validation.bounds import Alignment
+
 if TYPE_CHECKING:
     from .masking import Masks
 
@@ -36,7 +38,8 @@ class Setting:
     """What binds a protected update: the round it is for and the committee that keeps it.
 
     `cohort` is the most updates that may be summed. `norm` bounds the L2 norm of an update in its own integer units
-    where the mode has a proof of it (mode `shares`; 0: nothing is proved). `public_key` and `key_share` are the
+    where the mode has a proof of it (mode `shares`; 0: nothing is proved), and `alignment` its inner product with a
+    public direction from below. `public_key` and `key_share` are the
     mode's own bytes (empty where it has none); only a replica holds a share. `masks` is the log's part of mode
     `masked`. Secrets stay out of every repr.
     """
@@ -48,6 +51,7 @@ class Setting:
     bits: int
     cohort: int
     norm: int = 0
+    alignment: Alignment | None = None
     public_key: bytes = field(default=b"", repr=False)
     key_share: bytes = field(default=b"", repr=False)
     masks: Masks | None = field(default=None, repr=False)

@@ -55,9 +55,9 @@ class Shares:
         commitments = b"".join(_commitment(setting, node, number, seed) for number, seed in enumerate(seeds))
         if setting.norm:
             bound = _bound(setting)
-            filled = fill_up(bound, values)
+            filled = fill_up(bound, values, setting.alignment)
             public = mask_vector(bound, filled, seeds) + commitments
-            public += prove(bound, _context(setting, node), public, filled, seeds)
+            public += prove(bound, _context(setting, node), public, filled, seeds, setting.alignment)
         else:
             masked = values.astype("<u4")
             for seed in seeds:
@@ -192,19 +192,24 @@ def _committed_bytes(setting: Setting) -> int:
 
 def _bound(setting: Setting) -> Bound:
     """The parameters of the proof; ConfigError when there is no sound one."""
-    return Bound.of(setting.dimension, setting.norm, len(subsets(setting)))
+    aligned = setting.alignment is not None
+    return Bound.of(setting.dimension, setting.norm, len(subsets(setting)), aligned=aligned)
 
 
 def _context(setting: Setting, node: bytes) -> bytes:
     place = (setting.task, setting.round, node)
-    return encode(("koinon/shares/norm", *place, setting.replicas, setting.dimension, setting.norm))
+    bounds: tuple[object, ...] = (setting.replicas, setting.dimension, setting.norm)
+    if setting.alignment is not None:
+        bounds += (keccak(setting.alignment.direction), str(setting.alignment.least))
+    return encode(("koinon/shares/norm", *place, *bounds))
 
 
 def _verifier(setting: Setting, node: bytes, public: bytes) -> Verifier:
     if len(public) != public_bytes(setting):
         raise InvalidProof(f"a public part of {len(public)} bytes instead of {public_bytes(setting)}")
     committed = _committed_bytes(setting)
-    return Verifier(_bound(setting), _context(setting, node), public[:committed], public[committed:])
+    parts = (public[:committed], public[committed:])
+    return Verifier(_bound(setting), _context(setting, node), *parts, setting.alignment)
 
 
 @cache

@@ -4,9 +4,9 @@
 integers that hide an update, `squares` Lagrange's theorem, `proof` the fully linear proof over all of these.
 """
 
-from .bounds import Bound
+from .bounds import Alignment, Bound
 from .masks import mask_vector
 from .proof import Verifier, prove
 from .squares import fill_up
 
-__all__ = ["Bound", "Verifier", "fill_up", "mask_vector", "prove"]
+__all__ = ["Alignment", "Bound", "Verifier", "fill_up", "mask_vector", "prove"]

@@ -8,9 +8,9 @@ is statistical: the masks are as long as HIDING_BITS asks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from math import isqrt, log2
+from math import isqrt, log2, sqrt
 
 from koinon.errors import ConfigError
 
@@ -24,15 +24,25 @@ SOUNDNESS_BITS = 128
 """One try of a cheat succeeds with probability 2^-SOUNDNESS_BITS at most (the tasks' values are beyond 2^-160)."""
 SLACK = 4
 """Coordinates that fill the square of the norm up to the bound (four squares)."""
+DIRECTION_MAX = 2**15 - 1
+"""The largest coordinate of a direction that updates are compared with."""
 WIDTHS = (8, 9, 10)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """<x, direction> >= least: `direction` is int16[dimension], little-endian, and may be all zeros (with least 0)."""
+
+    direction: bytes = field(repr=False)
+    least: int
 
 
 @dataclass(frozen=True)
 class Bound:
     """||x|| <= norm for x int[dimension], hidden by `masks` masks. Build it with `Bound.of`.
 
-    The coordinates (x, then the slack) fill a matrix of `rows` x `columns` row by row. `width` is W, the bytes of a
-    masked coordinate, and `mask_bits` k.
+    x and its slack fill a matrix of `rows` x `columns` row by row. `aligned`: an inner product is bounded, too, and
+    its slack follows. `width` is W, the bytes of a masked coordinate, and `mask_bits` k.
     """
 
     dimension: int
@@ -42,25 +52,32 @@ class Bound:
     columns: int
     width: int
     mask_bits: int
+    aligned: bool = False
 
     @staticmethod
-    def of(dimension: int, norm: int, masks: int) -> Bound:
+    def of(dimension: int, norm: int, masks: int, *, aligned: bool = False) -> Bound:
         """ConfigError, with the reason, when no sound and hiding proof of this bound is offered."""
-        return _of(dimension, norm, masks)
+        return _of(dimension, norm, masks, aligned)
 
     @property
-    def coordinates(self) -> int:
+    def cells(self) -> int:
+        """How many integers have `norm` as their norm: the update and its slack."""
         return self.dimension + SLACK
 
     @property
+    def coordinates(self) -> int:
+        return self.cells + (SLACK if self.aligned else 0)
+
+    @property
     def coefficients(self) -> int:
-        """How many coefficients of the proof's polynomial are sent: of t^-(rows+1) to t^rows, without t^0."""
-        return 2 * self.rows + 1
+        """How many coefficients of the proof's polynomials are sent: of t^-(rows+1) to t^rows, without t^0; and three
+        of the alignment's."""
+        return 2 * self.rows + 1 + (3 if self.aligned else 0)
 
     @property
     def answers(self) -> int:
         """How many linear answers the proof publishes: two polynomials of each column at one point."""
-        return 2 * self.columns
+        return 2 * self.columns + (2 * SLACK if self.aligned else 0)
 
     @property
     def vector_bytes(self) -> int:
@@ -78,28 +95,31 @@ class Bound:
     @property
     def soundness_bits(self) -> float:
         """-log2 of the probability that one try of a cheat succeeds (docs/validation.md, section 4)."""
-        return log2(P - 1) - log2(self.coefficients + self.answers)
+        return log2(P - 1) - log2(self.coefficients + self.answers + 1)
 
     @property
     def hiding_bits(self) -> float:
         """-log2 of the statistical distance of the masked vectors of two updates (docs/validation.md, section 5)."""
-        return self.mask_bits - log2(self.norm) - log2(self.coordinates) / 2
+        longest = sqrt(self.cells) * self.norm  # the largest sum of absolute values
+        if self.aligned:
+            longest += SLACK * sqrt(2 * self.norm * DIRECTION_MAX * sqrt(self.dimension))
+        return self.mask_bits - log2(longest)
 
 
 @cache
-def _of(dimension: int, norm: int, masks: int) -> Bound:
+def _of(dimension: int, norm: int, masks: int, aligned: bool) -> Bound:
     if not 1 <= norm <= NORM_MAX:
         raise ConfigError(
             f"a norm bound of {norm} units of the quantiser cannot be proved: it must lie in 1..{NORM_MAX}",
             hint="lower the task's norm_bound or its bits, or raise its clip",
         )
-    coordinates = dimension + SLACK
-    rows = min(ROWS_MAX, isqrt(coordinates))
-    columns = -(-coordinates // rows)
-    rows = -(-coordinates // columns)
+    cells = dimension + SLACK
+    rows = min(ROWS_MAX, isqrt(cells))
+    columns = -(-cells // rows)
+    rows = -(-cells // columns)
     for width in WIDTHS:
         mask_bits = ((2 ** (8 * width) - 2 * norm) // masks).bit_length() - 1
-        bound = Bound(dimension, norm, masks, rows, columns, width, mask_bits)
+        bound = Bound(dimension, norm, masks, rows, columns, width, mask_bits, aligned)
         if bound.hiding_bits >= HIDING_BITS:
             break
     else:
@@ -108,9 +128,9 @@ def _of(dimension: int, norm: int, masks: int) -> Bound:
             f"not 2^-{HIDING_BITS}",
             hint="lower the task's norm_bound or its bits",
         )
-    if coordinates * 2 ** (16 * bound.width) + norm**2 >= P:
+    if cells * 2 ** (16 * bound.width) + norm**2 >= P:  # which an inner product with a direction is far below
         raise ConfigError(
-            f"sums of {coordinates} squares of {8 * bound.width}-bit values wrap around the prime of the proof",
+            f"sums of {cells} squares of {8 * bound.width}-bit values wrap around the prime of the proof",
             hint="use a smaller model or a lower norm_bound",
         )
     if bound.soundness_bits < SOUNDNESS_BITS:

@@ -21,6 +21,8 @@ ROWS_MAX = 256
 LIMB_BYTES = 3
 LIMBS = ELEMENT_BYTES // LIMB_BYTES
 
+_TERMS_MAX = 1 << 20
+"""So many products of 16 and 15 bits add up exactly in float64."""
 _BLAS_MNK = 1 << 18
 """Products of at most this size run in the calling thread (OpenBLAS starts no others): they are short, and replicas
 check several updates at once."""
@@ -55,6 +57,18 @@ def powers(base: int, count: int) -> list[int]:
 def dot(left: Sequence[int], right: Sequence[int]) -> int:
     """The inner product in the field, of equal lengths."""
     return sum(a * b for a, b in zip(left, right, strict=True)) % P
+
+
+def inner(planes: Sequence[Plane], direction: NDArray[np.int16]) -> int:
+    """The exact inner product of unsigned integers and int16s, of equal lengths."""
+    total = 0
+    for start in range(0, direction.size, _TERMS_MAX):
+        factors = direction[start : start + _TERMS_MAX].astype(np.float64)
+        for plane in planes:
+            words = plane.words.reshape(-1, plane.parts)[start : start + _TERMS_MAX]
+            for part in range(plane.parts):
+                total += int(words[:, part] @ factors) << (8 * plane.offset + 16 * part)
+    return total
 
 
 class Contraction:

@@ -41,6 +41,16 @@ class Planes:
         top = np.frombuffer(data, dtype=f"<u{over}", count=count, offset=8 * count) if over else None
         return cls(low, middle, top)
 
+    def part(self, start: int, stop: int) -> Planes:
+        """The values start..stop-1."""
+        top = None if self.top is None else self.top[start:stop]
+        return Planes(self.low[start:stop], self.middle[start:stop], top)
+
+    def integers(self) -> list[int]:
+        tops = [0] * self.low.size if self.top is None else self.top.tolist()
+        words = zip(self.low.tolist(), self.middle.tolist(), tops, strict=True)
+        return [low | middle << 32 | top << 64 for low, middle, top in words]
+
     def for_contraction(self) -> list[Plane]:
         planes = [Plane(self.low.view("<u2"), 0, 2), Plane(self.middle.view("<u2"), 4, 2)]
         return planes if self.top is None else [*planes, Plane(self.top, 8, 1)]
@@ -69,7 +79,7 @@ def expand(bound: Bound, seed: bytes) -> Mask:
 
 
 def mask_vector(bound: Bound, values: NDArray[np.int64], seeds: Iterable[bytes]) -> bytes:
-    """The masked vector of `values` (int64[coordinates], within +-norm) as its planes, `vector_bytes` long."""
+    """The masked vector of `values` (int64[coordinates], a little less than masks) as planes, `vector_bytes` long."""
     low = bound.norm - values
     middle = np.zeros(bound.coordinates, dtype=np.int64)
     top = np.zeros(bound.coordinates, dtype=np.int64)

@@ -9,6 +9,9 @@ shared. At a point s that hashing fixes, it publishes all a_j(s) and b_j(s), and
 mask: the mask's part of all these, combined by powers of kappa. Who has the mask's seed checks that number alone;
 everybody checks that the numbers and the masked vector add up to answers with sum_j a_j(s) b_j(s) = Q(s).
 
+An alignment <x, g> >= least is proved by four squares z of the difference, in the same way: Q' of one row z has the
+coefficient sum_j z_j^2 of t^0, which must be <x, g> - least, one more linear functional.
+
 All is linear in the masks, so every check is made by whoever holds one mask, exactly, and no replica's word is
 taken for another's. Boneh et al. 2019, "Zero-knowledge proofs on secret-shared data via fully linear PCPs".
 """
@@ -24,8 +27,8 @@ from numpy.typing import NDArray
 from koinon.encoding import encode, keccak
 from koinon.errors import InvalidProof
 
-from .bounds import Bound
-from .field import Contraction, Floats, P, Plane, dot, element_bytes, elements, powers
+from .bounds import SLACK, Alignment, Bound
+from .field import Contraction, Floats, P, Plane, dot, element_bytes, elements, inner, powers
 from .masks import Mask, Planes, expand
 
 _BLOCK = 32
@@ -57,20 +60,24 @@ class Verifier:
     `public` starts with the masked vector. Raises InvalidProof, also when `proof` is malformed.
     """
 
-    def __init__(self, bound: Bound, context: bytes, public: bytes, proof: bytes) -> None:
-        self._bound = bound
+    def __init__(
+        self, bound: Bound, context: bytes, public: bytes, proof: bytes, alignment: Alignment | None = None
+    ) -> None:
+        self._bound, self._alignment = bound, alignment
         self._vector = public[: bound.vector_bytes]
         self._sent = _Sent.parse(bound, proof)
-        self._query = _Query(bound, _first_hash(context, public, self._sent.coefficients))
+        self._query = _Query(bound, _first_hash(context, public, self._sent.coefficients), alignment)
         self._kappas = self._query.kappas(self._sent.answers)
 
     def require_public(self) -> None:
         """The published answers fit the norm, and the masked vector and the masks' numbers add up to them."""
-        bound, query, answers = self._bound, self._query, self._sent.answers
-        left, right = answers[: bound.columns], answers[bound.columns :]
+        bound, answers, ends = self._bound, self._sent.answers, 2 * self._bound.columns
+        left, right = answers[: bound.columns], answers[bound.columns : ends]
         shown = [*answers, (dot(left, right) - bound.norm**2) % P]
-        known = query.of_planes(Planes.parse(bound, self._vector), offset=bound.norm - 2 ** (8 * bound.width))
-        known.append(dot(self._sent.coefficients, query.point_powers))
+        if self._alignment is not None:
+            shown.append((dot(answers[ends : ends + SLACK], answers[ends + SLACK :]) + self._alignment.least) % P)
+        vector = Planes.parse(bound, self._vector)
+        known = self._query.of_planes(vector, self._sent.coefficients, offset=bound.norm - 2 ** (8 * bound.width))
         if (dot(self._kappas, shown) - dot(self._kappas, known) - sum(self._sent.parts)) % P:
             raise InvalidProof("the proof does not hold for the bound")
 
@@ -80,10 +87,17 @@ class Verifier:
             raise InvalidProof(f"the proof contradicts mask {number}")
 
 
-def prove(bound: Bound, context: bytes, public: bytes, values: NDArray[np.int64], seeds: Sequence[bytes]) -> bytes:
-    """The proof, `proof_bytes` long, for `values` (int64[coordinates] of norm exactly `norm`) masked by `seeds`.
+def prove(
+    bound: Bound,
+    context: bytes,
+    public: bytes,
+    values: NDArray[np.int64],
+    seeds: Sequence[bytes],
+    alignment: Alignment | None = None,
+) -> bytes:
+    """The proof, `proof_bytes` long, for `values` (int64[coordinates], as `fill_up` makes them) masked by `seeds`.
 
-    `public` is what was committed: the masked vector, then anything. A norm that is another gives a proof that fails.
+    `public` is what was committed: the masked vector, then anything. Other values give a proof that fails.
     """
     blinds, shares = [0] * bound.answers, [0] * bound.coefficients
     for seed in seeds:
@@ -91,7 +105,7 @@ def prove(bound: Bound, context: bytes, public: bytes, values: NDArray[np.int64]
         blinds = [(a + b) % P for a, b in zip(blinds, mask.blinds, strict=True)]
         shares = [(a + b) % P for a, b in zip(shares, mask.coefficients, strict=True)]
     coefficients = [(a - b) % P for a, b in zip(_coefficients(bound, values, blinds), shares, strict=True)]
-    query = _Query(bound, _first_hash(context, public, coefficients))
+    query = _Query(bound, _first_hash(context, public, coefficients), alignment)
     answers = query.blinded(query.of_values(values), blinds)
     kappas = query.kappas(answers)
     parts = [query.of_mask(expand(bound, seed), kappas) for seed in seeds]
@@ -99,48 +113,67 @@ def prove(bound: Bound, context: bytes, public: bytes, values: NDArray[np.int64]
 
 
 class _Query:
-    """The linear functionals of one proof: fixed by what was sent before them, the same for every mask."""
+    """The linear functionals of one proof: fixed by what was sent before them, the same for every mask.
 
-    def __init__(self, bound: Bound, seed: bytes) -> None:
+    In the order of `kappas`: the answers a_j(s), b_j(s) and, with an alignment, those of its slack; the coefficients'
+    sum Q(s) - q_0; and, with an alignment, the inner product plus the like sum.
+    """
+
+    def __init__(self, bound: Bound, seed: bytes, alignment: Alignment | None) -> None:
         self._bound, self._seed = bound, seed
         point = _challenge("point", seed)
         self._contraction = Contraction(point, bound.rows, bound.columns)
-        upward = powers(point, bound.rows + 1)[1:]
-        downward = powers(pow(point, -1, P), bound.rows + 2)[1:]
-        self._blinding = (upward[-1], downward[-1])
-        self.point_powers = [*reversed(downward), *upward]
-        """s^n for n from -(rows+1) to rows without 0, as the coefficients are sent."""
+        up = powers(point, bound.rows + 1)[1:]
+        down = powers(pow(point, -1, P), bound.rows + 2)[1:]
+        self._point_powers = [*reversed(down), *up]
+        self._blinding = [up[-1]] * bound.columns + [down[-1]] * bound.columns
+        self._direction: NDArray[np.int16] | None = None
+        if alignment is not None:
+            self._direction = np.frombuffer(alignment.direction, dtype="<i2")
+            self._slack_powers = [down[1], down[0], up[0]]
+            self._blinding += [up[0]] * SLACK + [down[1]] * SLACK
 
     def kappas(self, answers: Sequence[int]) -> list[int]:
-        """Powers of the second challenge, which depends on the answers: one each, and one for the coefficients."""
-        return powers(_challenge("kappa", self._seed + element_bytes(answers)), self._bound.answers + 1)
-
-    def of_planes(self, planes: Planes, *, offset: int = 0) -> list[int]:
-        """The answers, a_j(s) then b_j(s), that unsigned integers plus `offset` each give without blinds."""
-        left, right = self._contraction.apply(planes.for_contraction())
-        return self._shifted(left + right, offset)
-
-    def of_values(self, values: NDArray[np.int64]) -> list[int]:
-        """The same for integers within +-norm."""
-        words = (values + self._bound.norm).astype("<u4").view("<u2")
-        left, right = self._contraction.apply([Plane(words, 0, 2)])
-        return self._shifted(left + right, -self._bound.norm)
-
-    def blinded(self, answers: Sequence[int], blinds: Sequence[int]) -> list[int]:
-        """Plus u_j s^rows, and plus v_j s^-(rows+1)."""
-        weights = [weight for weight in self._blinding for _ in range(self._bound.columns)]
-        return [(a + b * c) % P for a, b, c in zip(answers, blinds, weights, strict=True)]
+        """Powers of the second challenge, which depends on the answers."""
+        count = self._bound.answers + (1 if self._direction is None else 2)
+        return powers(_challenge("kappa", self._seed + element_bytes(answers)), count)
 
     def of_mask(self, mask: Mask, kappas: Sequence[int]) -> int:
-        """The number of a mask: all that it adds to the answers and coefficients, combined."""
-        answers = self.blinded(self.of_planes(mask.planes), mask.blinds)
-        return dot(kappas, [*answers, dot(mask.coefficients, self.point_powers)])
+        """The number of a mask: all that it adds to the answers and sums, combined."""
+        seen = self.of_planes(mask.planes, mask.coefficients)
+        return dot(kappas, [*self.blinded(seen[: self._bound.answers], mask.blinds), *seen[self._bound.answers :]])
+
+    def of_planes(self, planes: Planes, coefficients: Sequence[int], *, offset: int = 0) -> list[int]:
+        """What unsigned integers plus `offset` each, and shares of coefficients, answer without blinds."""
+        bound = self._bound
+        left, right = self._contraction.apply(planes.part(0, bound.cells).for_contraction())
+        answers = self._shifted(left + right, offset)
+        sums = [dot(coefficients[: len(self._point_powers)], self._point_powers)]
+        if self._direction is not None:
+            slack = [each + offset for each in planes.part(bound.cells, bound.coordinates).integers()]
+            answers += [*slack, *slack]
+            along = inner(planes.part(0, bound.dimension).for_contraction(), self._direction)
+            along += offset * int(self._direction.sum(dtype=np.int64))
+            sums.append((along + dot(coefficients[-len(self._slack_powers) :], self._slack_powers)) % P)
+        return answers + sums
+
+    def of_values(self, values: NDArray[np.int64]) -> list[int]:
+        """The answers, without blinds, for integers within +-norm (and any slack of an alignment)."""
+        bound = self._bound
+        words = (values[: bound.cells] + bound.norm).astype("<u4").view("<u2")
+        left, right = self._contraction.apply([Plane(words, 0, 2)])
+        slack = values[bound.cells :].tolist()
+        return [*self._shifted(left + right, -bound.norm), *slack, *slack]
+
+    def blinded(self, answers: Sequence[int], blinds: Sequence[int]) -> list[int]:
+        """Plus u_j s^rows, and plus v_j s^-(rows+1); of an alignment's slack, which is one row, s and s^-2."""
+        return [(a + b * c) % P for a, b, c in zip(answers, blinds, self._blinding, strict=True)]
 
     def _shifted(self, answers: Sequence[int], offset: int) -> list[int]:
         if not offset:
             return list(answers)
         bound, contraction = self._bound, self._contraction
-        in_last_row = bound.coordinates - (bound.rows - 1) * bound.columns
+        in_last_row = bound.cells - (bound.rows - 1) * bound.columns
         ones: list[int] = []
         for terms in (contraction.ascending, contraction.descending):
             ones += [sum(terms)] * in_last_row + [sum(terms[:-1])] * (bound.columns - in_last_row)
@@ -158,19 +191,27 @@ def _challenge(name: str, seed: bytes) -> int:
 
 
 def _coefficients(bound: Bound, values: NDArray[np.int64], blinds: Sequence[int]) -> list[int]:
-    """Q's coefficients in the order of `_Query.point_powers`. The sums of products of values are exact in float64."""
+    """Q's coefficients of t^-(rows+1) to t^rows without t^0, then those of the alignment's slack, of t^-2, t^-1 and t.
+
+    The sums of products of values are exact in float64.
+    """
     rows, columns = bound.rows, bound.columns
     matrix = np.zeros((rows, columns))
-    matrix.ravel()[: values.size] = values
+    matrix.ravel()[: bound.cells] = values[: bound.cells]
     gram = _gram(matrix)
-    lags = [int(np.trace(gram, offset=lag)) for lag in range(1, rows)]
-    by_u, by_v = _times_blinds(matrix, blinds[:columns]), _times_blinds(matrix, blinds[columns:])
-    both = dot(blinds[:columns], blinds[columns:])
-    down, up = [*by_v, both], by_u[::-1]  # of t^-(rows+1) to t^-1, and of t^1 to t^rows
-    for lag, sum_of_products in enumerate(lags, start=1):
-        up[lag - 1] += sum_of_products
-        down[rows + 1 - lag] += sum_of_products
-    return [each % P for each in (*down, *up)]
+    u, v = blinds[:columns], blinds[columns : 2 * columns]
+    by_u, by_v = _times_blinds(matrix, u), _times_blinds(matrix, v)
+    down, up = [*by_v, dot(u, v)], by_u[::-1]  # of t^-(rows+1) to t^-1, and of t^1 to t^rows
+    for lag in range(1, rows):
+        products = int(np.trace(gram, offset=lag))
+        up[lag - 1] += products
+        down[rows + 1 - lag] += products
+    found = [*down, *up]
+    if bound.aligned:
+        slack = values[bound.cells :].tolist()
+        u, v = blinds[2 * columns : 2 * columns + SLACK], blinds[2 * columns + SLACK :]
+        found += [dot(v, slack), dot(u, v), dot(u, slack)]
+    return [each % P for each in found]
 
 
 def _gram(matrix: Floats) -> Floats:

@@ -14,16 +14,27 @@ from numpy.typing import NDArray
 
 from koinon.errors import OutOfRange
 
-from .bounds import Bound
+from .bounds import Alignment, Bound
 
 
-def fill_up(bound: Bound, values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """int64[coordinates] of norm exactly `bound.norm`: `values` and four squares. OutOfRange above the bound."""
+def fill_up(bound: Bound, values: NDArray[np.int64], alignment: Alignment | None = None) -> NDArray[np.int64]:
+    """int64[coordinates]: `values` and four squares that give it the norm `bound.norm`; and where it is aligned, four
+    that say by how much. OutOfRange above the norm, or below the least inner product."""
     norm = float(np.linalg.norm(values.astype(np.float64)))  # the exact sum may not fit into int64
     missing = bound.norm**2 - int(values @ values) if norm < bound.norm + 1 else -1
     if missing < 0:
         raise OutOfRange(f"an update of norm {norm:.0f} where {bound.norm} is allowed")
-    return np.concatenate([values, four_squares(missing)]).astype(np.int64)
+    filled = [*four_squares(missing)]
+    if alignment is not None:
+        direction = np.frombuffer(alignment.direction, dtype="<i2").astype(np.int64)
+        above = int(values @ direction) - alignment.least
+        if above < 0:
+            raise OutOfRange(
+                f"the update's inner product with the direction is {-above} below the least, {alignment.least}",
+                hint="this node's data pull the model another way; it cannot take part in this round",
+            )
+        filled += four_squares(above)
+    return np.concatenate([values, filled]).astype(np.int64)
 
 
 def four_squares(number: int) -> tuple[int, int, int, int]:

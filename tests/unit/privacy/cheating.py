@@ -13,6 +13,6 @@ def protect_anything(setting: Setting, node: bytes, filled: Values, entropy: Ent
     bound = inside._bound(setting)
     public = mask_vector(bound, filled, seeds)
     public += b"".join(inside._commitment(setting, node, number, seed) for number, seed in enumerate(seeds))
-    public += prove(bound, inside._context(setting, node), public, filled, seeds)
+    public += prove(bound, inside._context(setting, node), public, filled, seeds, setting.alignment)
     pieces = [inside._pack({i: seeds[i] for i in inside.held_by(setting, r)}) for r in range(setting.replicas)]
     return Protected(public, tuple(pieces))

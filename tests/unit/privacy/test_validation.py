@@ -247,8 +247,8 @@ def forged_in_one_mask(setting: Setting, number: int) -> Protected:
     answers, query, kappas = verifier._sent.answers, verifier._query, verifier._kappas
     left, right = answers[: bound.columns], answers[bound.columns :]
     gap = sum(a * b for a, b in zip(left, right, strict=True)) - bound.norm**2
-    known = query.of_planes(Planes.parse(bound, protected.public), offset=bound.norm - 2 ** (8 * bound.width))
-    known.append(sum(a * b for a, b in zip(verifier._sent.coefficients, query.point_powers, strict=True)))
+    vector, sent = Planes.parse(bound, protected.public), verifier._sent
+    known = query.of_planes(vector, sent.coefficients, offset=bound.norm - 2 ** (8 * bound.width))
     error = sum(k * (a - b) for k, a, b in zip(kappas, [*answers, gap], known, strict=True)) - sum(values)
     values[number] = (values[number] + error) % P
     return replace(protected, public=protected.public[:parts] + element_bytes(values))

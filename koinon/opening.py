@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isqrt
+
+import numpy as np
 
 from koinon.config import FederationFile
 from koinon.encoding import ZERO_DIGEST, decode, encode, from_hex, keccak
@@ -17,6 +20,7 @@ from koinon.learning.parameters import Parameters
 from koinon.privacy import fixed_point, mode
 from koinon.privacy.masking import Masks
 from koinon.privacy.mode import Digests, Opened, Setting, Values
+from koinon.privacy.validation.bounds import DIRECTION_MAX, Alignment
 from koinon.rounds.operations import MILLION, TaskSpec
 from koinon.rounds.state import MaskBoard, Round
 from koinon.signing import Authenticated, Signed, authenticate
@@ -34,9 +38,16 @@ class ClosedRound:
     spec: TaskSpec
     round: Round
     board: MaskBoard | None = None
+    direction: bytes = b""
 
     def setting(self, key_share: bytes = b"") -> Setting:
-        return round_setting(self.federation, self.task, self.spec, self.round, key_share, self.board)
+        place = (self.federation, self.task, self.spec, self.round)
+        return round_setting(*place, key_share, self.board, self.direction)
+
+    @property
+    def wants_direction(self) -> bool:
+        """Whether checking an update needs `direction`, the `last_step` to the round's parent from its `previous`."""
+        return self.spec.aligned is not None and self.round.previous != ZERO_DIGEST
 
 
 def round_setting(
@@ -46,8 +57,11 @@ def round_setting(
     round_: Round,
     key_share: bytes = b"",
     board: MaskBoard | None = None,
+    direction: bytes = b"",
 ) -> Setting:
     """The privacy setting of one round, the same for every party. `federation` is the one in the round's epoch.
+
+    `direction` is the `last_step`, where updates have to be aligned with it and there is one.
 
     KeyOutdated in mode paillier, when the committee changed since its key was dealt.
     """
@@ -60,10 +74,30 @@ def round_setting(
         bits=spec.bits,
         cohort=len(round_.cohort),
         norm=spec.norm,
+        alignment=_alignment(spec, direction) if spec.norm else None,
         public_key=public_key,
         key_share=key_share,
         masks=Masks(task, round_.number, round_.cohort, board.announced, board.revealed) if board else None,
     )
+
+
+def last_step(parent: Parameters, previous: Parameters) -> bytes:
+    """The direction from one model to the next, int16[d] (little-endian) with the largest coordinate at 2^15 - 1."""
+    step = parent.vector() - previous.vector()
+    largest = float(np.abs(step).max(initial=0.0))
+    if not (0.0 < largest < np.inf):
+        return bytes(2 * step.size)
+    scaled = np.rint(step * (DIRECTION_MAX / largest))
+    return np.clip(scaled, -DIRECTION_MAX, DIRECTION_MAX).astype("<i2").tobytes()
+
+
+def _alignment(spec: TaskSpec, direction: bytes) -> Alignment | None:
+    if spec.aligned is None:
+        return None
+    if not direction:
+        return Alignment(bytes(2 * spec.dimension), 0)
+    values = np.frombuffer(direction, dtype="<i2").astype(np.int64)
+    return Alignment(direction, spec.aligned * spec.norm * isqrt(int(values @ values)) // MILLION)
 
 
 def key_is_current(federation: FederationFile) -> bool:

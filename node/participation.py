@@ -19,12 +19,12 @@ import numpy as np
 
 from koinon.client import CommitteeClient
 from koinon.config import FederationFile
-from koinon.encoding import encode, from_hex, keccak, to_hex
+from koinon.encoding import ZERO_DIGEST, encode, from_hex, keccak, to_hex
 from koinon.errors import LedgerError, Rejected, RemoteError, TrainingError, UncertifiedModel
 from koinon.learning import strategy
 from koinon.learning.parameters import Parameters, from_blob
 from koinon.observe import PHASE_SECONDS
-from koinon.opening import round_setting
+from koinon.opening import last_step, round_setting
 from koinon.privacy import fixed_point, mode, piece_context, seal_to
 from koinon.rounds.masks import MODE as MASKED
 from koinon.rounds.operations import MILLION, SubmitUpdate, TaskSpec, decode_operation
@@ -109,13 +109,16 @@ class Participation:
             federation = await self._committee.federation_of(round_.epoch)  # to whose keys the pieces are sealed
             board = await self.masking.board(identity) if task.spec.mode == MASKED else None
             parent = await self._parent(identity, round_)
+            direction = await self._direction(task.spec, round_, parent)
             made, config = await app(), fit_config(task.spec, round_.number)
             fitting = self.run_app(lambda: made.fit(parent, config), f"app {made.name}: fit", task.spec.round_ms / 1000)
             fitted = await timing.of("train", fitting)
             record = await timing.of(
                 "protect",
                 in_thread(
-                    lambda: self._protect(federation, identity, task.spec, round_, parent, fitted, examples_max, board)
+                    lambda: self._protect(
+                        federation, identity, task.spec, round_, parent, direction, fitted, examples_max, board
+                    )
                 ),
             )
         elif record.parent_model != round_.parent_model:
@@ -142,6 +145,12 @@ class Participation:
             pause = min(2 * pause, BACKOFF_MAX_SECONDS)
         return from_blob(await self._committee.get_blob(round_.parent_model))
 
+    async def _direction(self, spec: TaskSpec, round_: Round, parent: Parameters) -> bytes:
+        """The task's last step, where the update has to be aligned with it; b"" otherwise."""
+        if spec.aligned is None or round_.previous == ZERO_DIGEST:
+            return b""
+        return last_step(parent, from_blob(await self._committee.get_blob(round_.previous)))
+
     async def run_app(self, call: Callable[[], T], what: str, seconds: float) -> T:
         """Run the user's code in a thread, one call at a time; TrainingError when it takes longer than `seconds`."""
         async with self._busy:
@@ -163,6 +172,7 @@ class Participation:
         spec: TaskSpec,
         round_: Round,
         parent: Parameters,
+        direction: bytes,
         fitted: Fitted,
         examples_max: int,
         board: MaskBoard | None,
@@ -180,7 +190,7 @@ class Participation:
             norm=spec.norm,
         )
         own = self.masking.secrets(identity, round_.number) if board is not None else b""
-        setting = round_setting(federation, identity, spec, round_, own, board)
+        setting = round_setting(federation, identity, spec, round_, own, board, direction)
         protected = mode(spec.mode).protect(setting, self._node, values, secrets.token_bytes)
         update = Update(task=identity, round=round_.number, node=self._node, mode=spec.mode, public=protected.public)
         sealed = tuple(

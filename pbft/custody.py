@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from koinon.errors import (
     WrongEpoch,
 )
 from koinon.learning.parameters import from_blob
-from koinon.opening import ClosedRound, next_model, public_part, signed_contributions, verify_opening
+from koinon.opening import ClosedRound, last_step, next_model, public_part, signed_contributions, verify_opening
 from koinon.privacy import Held, SealingKey, Setting, mode, piece_context, seal_to
 from koinon.rounds.law import Federation
 from koinon.rounds.rules import refuse
@@ -95,6 +96,7 @@ class Custody:
         self._kept = self._pieces.rounds()
         self._holdings = Holdings(data / "holdings", self.blobs, clock=time.time)
         self._contributions = data / "contributions"
+        self._steps: dict[tuple[bytes, bytes], bytes] = {}
         self._faults: dict[tuple[bytes, int], set[bytes]] = {}
         self._certificates: dict[CertificateRequest, bytes] = {}
         self._workers = Workers("custody", threads=HEAVY_THREADS, waiting_max=HEAVY_WAITING_MAX)
@@ -173,6 +175,7 @@ class Custody:
             refuse("round-closed", f"round {piece.round} is {at.round.phase}")
         await self._workers.run(self._holdings.require_room, piece.node, len(piece.sealed))
         blob = await self._blob(piece.update, of=piece.node)
+        at = await self._directed(at)
         try:
             await self._workers.run(self._check_and_keep, at, piece, blob)
         except InvalidProof:  # all that it follows from was signed by the node
@@ -300,6 +303,7 @@ class Custody:
         components = {digest: await self._blob(digest) for digest in sorted(self._decided(genuine))}
         witness = b"" if opening.witness == ZERO_DIGEST else await self._blob(opening.witness)
         parent = await self._blob(at.round.parent_model)
+        at = await self._directed(at)
         model = await self._workers.run(_derive, at, opening, publics, components, witness, parent)
         if keccak(model) != asked.model:
             raise BlobMismatch(f"another model follows from this opening: 0x{keccak(model).hex()}")
@@ -348,6 +352,16 @@ class Custody:
         if gone := await self._workers.run(self._holdings.collect):
             log.info("blobs collected", extra={"count": gone})
 
+    async def _directed(self, at: ClosedRound) -> ClosedRound:
+        """With the task's last step, where updates have to be aligned with it."""
+        if not at.wants_direction:
+            return at
+        models = (at.round.parent_model, at.round.previous)
+        if models not in self._steps:
+            blobs = [await self._blob(model) for model in models]
+            self._steps = {models: await self._workers.run(_last_step, *blobs)}  # of one task at a time
+        return replace(at, direction=self._steps[models])
+
     def _setting(self, at: ClosedRound) -> Setting:
         return at.setting(self._key_share if at.spec.mode == "paillier" else b"")
 
@@ -384,6 +398,10 @@ class Custody:
 
     def _contribution_path(self, task: bytes, number: int) -> Path:
         return self._contributions / f"{task.hex()}-{number}"
+
+
+def _last_step(parent: bytes, previous: bytes) -> bytes:
+    return last_step(from_blob(parent), from_blob(previous))
 
 
 def _derive(

@@ -6,7 +6,7 @@ from the aggregate (koinon.opening), the rewards from who took part.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from koinon.config import FederationFile
 from koinon.encoding import ZERO_DIGEST, decode, digest, to_hex
@@ -17,6 +17,7 @@ from koinon.opening import (
     UPDATE_BYTES_MAX,
     ClosedRound,
     component_digests,
+    last_step,
     next_model,
     public_part,
     verify_opening,
@@ -206,8 +207,12 @@ def _require_aggregate(examined: Examined) -> str:
         if each in evidence.blobs and (evidence.blobs[each].content is not None or evidence.blobs[each].false)
     }
     witness = b"" if opening.witness == ZERO_DIGEST else evidence.blob(opening.witness, "witness of the opening")
-    total = verify_opening(examined.closed, opening, _publics(examined), components, witness)
     parent = from_blob(evidence.blob(examined.round.parent_model, "parent model"))
+    closed = examined.closed
+    if closed.wants_direction:
+        previous = from_blob(evidence.blob(closed.round.previous, "model before the parent"))
+        closed = replace(closed, direction=last_step(parent, previous))
+    total = verify_opening(closed, opening, _publics(examined), components, witness)
     model = next_model(examined.task.spec, examined.round, parent, total)
     if digest(model) != certificate.model:
         raise AuditFailure(

@@ -36,7 +36,7 @@ from .operations import (
 )
 from .rules import refuse, task_identity
 from .state import OPEN_PHASES, Member, Round, State, Submission, Task, nobody, rewards_root
-from .validity import bar, is_complete, require_provable
+from .validity import bar, is_complete, previous_model, require_provable
 
 TASKS_ACTIVE_MAX = 64
 TASKS_ACTIVE_PER_SUBMITTER_MAX = 16
@@ -233,6 +233,7 @@ class Federation(CommitteeLaw):
                 opened_ms=self.state.time_ms,
                 deadline_ms=self.state.time_ms + spec.round_ms,
                 epoch=self.epoch,
+                previous=previous_model(task),
             )
         )
         if not self.keeps_all_rounds:

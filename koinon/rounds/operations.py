@@ -33,8 +33,9 @@ class TaskSpec(Message, frozen=True):
     `initial_model` is the digest of a `koinon.learning.parameters.Parameters` blob; `dimension` its number of
     scalars. `clip` bounds each coordinate of an update (float32 units, in millionths), `bits` is the width of a
     quantised coordinate. Of an update in mode `shares` the L2 norm is proved to be at most `norm_bound` (millionths,
-    as `clip`; 0: see `norm`), unless `validate` is off. `cohort_min` is the least number of accepted updates with
-    which a round may open its aggregate; `cohort_max` the most nodes invited. `strategy` names a file of
+    as `clip`; 0: see `norm`), unless `validate` is off; with `aligned` also that its inner product with the task's
+    last step g is at least that many millionths of the bound times ||g||. `cohort_min` is the least number of accepted
+    updates with which a round may open its aggregate; `cohort_max` the most nodes invited. `strategy` names a file of
     koinon.learning; `config` is handed to it and to every node's `fit` as (key, value) text pairs. `reward` is paid
     in credits for each accepted update. `nonce` tells a second run of the same task from the first.
     """
@@ -50,6 +51,7 @@ class TaskSpec(Message, frozen=True):
     bits: Annotated[int, Meta(ge=8, le=24)] = 16
     norm_bound: Annotated[int, Meta(ge=0, le=2**53)] = 0
     validate: bool = True
+    aligned: Annotated[int, Meta(ge=-MILLION, le=MILLION)] | None = None
     cohort_min: Annotated[int, Meta(ge=3, le=COHORT_MAX)] = 3
     cohort_max: Annotated[int, Meta(ge=3, le=COHORT_MAX)] = 128
     round_ms: Annotated[int, Meta(ge=1_000, le=7 * 86_400_000)] = 120_000

@@ -86,7 +86,8 @@ class MaskBoard(Record):
 
 
 class Round(Record):
-    """`epoch` is that of the committee which opened it: to its keys the pieces are sealed."""
+    """`previous` is the model before the parent, from which the task's last step is known (zeros in a first round);
+    `epoch` is that of the committee which opened it: to its keys the pieces are sealed."""
 
     number: int
     phase: str
@@ -96,6 +97,7 @@ class Round(Record):
     opened_ms: int
     deadline_ms: int
     epoch: int = 0
+    previous: Digest = bytes(32)
     submissions: dict[Address, Submission] = msgspec.field(default_factory=dict)
     closed_ms: int = 0
     updates_root: Digest = bytes(32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from math import comb
 
+from koinon.encoding import ZERO_DIGEST
 from koinon.epochs import faulty_max
 from koinon.errors import ConfigError
 from koinon.privacy.validation.bounds import Bound
@@ -21,6 +22,8 @@ ROUNDING_MARGIN = 4
 def require_provable(spec: TaskSpec, replicas: int) -> None:
     """Rejected, with the reason, when no sound proof of the task's norm bound exists for this committee."""
     norm = spec.norm
+    if not norm and spec.aligned is not None:
+        refuse("unprovable", "an alignment is proved together with the norm, in mode shares")
     if not norm:
         return
     if norm**2 < ROUNDING_MARGIN * spec.dimension:
@@ -28,9 +31,14 @@ def require_provable(spec: TaskSpec, replicas: int) -> None:
     if norm * spec.cohort_max > NORMS_SUM_MAX:
         refuse("unprovable", f"the sum of {spec.cohort_max} updates of norm {norm} does not fit into 32 bits")
     try:
-        Bound.of(spec.dimension, norm, comb(replicas, faulty_max(replicas)))
+        Bound.of(spec.dimension, norm, comb(replicas, faulty_max(replicas)), aligned=spec.aligned is not None)
     except ConfigError as error:
         refuse("unprovable", error.message)
+
+
+def previous_model(task: Task) -> bytes:
+    """The model from which the last certified round started; 32 zero bytes when there is none."""
+    return next((each.parent_model for each in reversed(task.rounds) if each.phase == "certified"), ZERO_DIGEST)
 
 
 def bar(task: Task, round_: Round, fault: Fault, epoch: int) -> None:

@@ -17,7 +17,16 @@ from koinon.encoding import keccak
 from koinon.rounds.operations import StopTask
 from koinon.signing import seal
 from koinon.wire import Contribution
-from tests.integration.aggregator.world import Cheat, Participant, World, create_task, escrow, see_through, until
+from tests.integration.aggregator.world import (
+    Cheat,
+    Opponent,
+    Participant,
+    World,
+    create_task,
+    escrow,
+    see_through,
+    until,
+)
 
 KILLS = 4
 
@@ -63,6 +72,22 @@ def test_a_node_whose_update_is_too_long_is_left_out_and_not_invited_again(
         assert state.rounds[0].closed_ms < state.rounds[0].deadline_ms  # nobody waits for a barred node
         assert address not in state.rounds[1].cohort
         assert address not in state.rewards
+
+    asyncio.run(scenario())
+
+
+def test_a_node_that_pulls_against_the_last_step_is_barred_where_alignment_is_asked_for(
+    world: World, nodes: list[Participant]
+) -> None:
+    async def scenario() -> None:
+        task = await create_task(world, "node-0", rounds=3, round_ms=30_000, aligned=-500_000)
+        opponent = Opponent(world, nodes.index(nodes[-1]))
+        state = await see_through(world, [*nodes[:-1], opponent], task, rounds=3)
+        assert state.barred == {opponent.signer.address: 2}
+        assert [len(each.submissions) for each in state.rounds] == [4, 3, 3]
+        assert [each.previous for each in state.rounds] == [
+            bytes(32), state.rounds[0].parent_model, state.rounds[1].parent_model
+        ]  # fmt: skip
 
     asyncio.run(scenario())
 

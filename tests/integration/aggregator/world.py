@@ -25,12 +25,13 @@ import numpy as np
 from koinon.admission import load_admission
 from koinon.client import CommitteeClient
 from koinon.config import FederationFile, load_federation, load_party, party_signer
-from koinon.encoding import encode, from_hex, keccak
+from koinon.encoding import ZERO_DIGEST, encode, from_hex, keccak
 from koinon.errors import KoinonError, Rejected, Unavailable
-from koinon.learning.parameters import from_arrays
+from koinon.learning.parameters import from_arrays, from_blob
 from koinon.ledger import Ledger
-from koinon.opening import round_setting
+from koinon.opening import last_step, round_setting
 from koinon.privacy import Protected, Setting, Values, mode, piece_context, seal_to
+from koinon.privacy.validation.squares import four_squares
 from koinon.rounds.operations import CreateTask, SubmitUpdate, TaskSpec
 from koinon.rounds.rules import task_identity
 from koinon.rounds.state import Round, Task
@@ -165,7 +166,11 @@ class Participant:
             ledger.register(enrol.admission, enrol.signature)
 
     async def take_part(self, task: bytes, client: CommitteeClient, state: Task, round_: Round) -> None:
-        setting = round_setting(self.world.federation, task, state.spec, round_)
+        direction = b""
+        if state.spec.aligned is not None and round_.previous != ZERO_DIGEST:
+            models = [from_blob(await client.get_blob(each)) for each in (round_.parent_model, round_.previous)]
+            direction = last_step(*models)
+        setting = round_setting(self.world.federation, task, state.spec, round_, direction=direction)
         values = np.random.default_rng().integers(-100, 100, size=state.spec.dimension, dtype=np.int64)
         protected = self.protect(setting, state.spec.mode, values)
         address = self.signer.address
@@ -218,6 +223,19 @@ class Cheat(Participant):
     def protect(self, setting: Setting, name: str, values: Values) -> Protected:
         filled = np.append(values * 0 + setting.norm, [0, 0, 0, 0])
         return protect_anything(setting, self.signer.address, filled, secrets.token_bytes)
+
+
+class Opponent(Participant):
+    """Hands in, as soon as there is a last step, the opposite of it, as far as the bound on the norm allows."""
+
+    def protect(self, setting: Setting, name: str, values: Values) -> Protected:
+        assert setting.alignment is not None
+        step = np.frombuffer(setting.alignment.direction, dtype="<i2").astype(np.float64)
+        if not step.any():
+            return super().protect(setting, name, values)
+        against = np.rint(step * (-0.99 * setting.norm / np.linalg.norm(step))).astype(np.int64)
+        filled = np.append(against, four_squares(setting.norm**2 - int(against @ against)))
+        return protect_anything(setting, self.signer.address, np.append(filled, [0] * 4), secrets.token_bytes)
 
 
 async def create_task(world: World, submitter: str, *, on_chain: bool = True, **settings: Any) -> bytes:

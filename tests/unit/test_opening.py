@@ -1,10 +1,15 @@
-"""What one liar among the replicas may put into an opening."""
+"""What one liar among the replicas may put into an opening, and what binds a round's updates."""
 
 from __future__ import annotations
 
+import msgspec
+import numpy as np
+
 from koinon.config import ContractAddresses, FederationFile, ReplicaEntry
 from koinon.encoding import keccak, to_hex
-from koinon.opening import ClosedRound, signed_contributions
+from koinon.learning.parameters import Parameters, from_arrays
+from koinon.opening import ClosedRound, last_step, round_setting, signed_contributions
+from koinon.privacy.validation import Alignment
 from koinon.signing import seal
 from koinon.wire import Contribution
 from tests.unit.rounds.world import NODES, REGISTRAR, REPLICAS, World
@@ -35,3 +40,33 @@ def test_a_contribution_to_another_opening_is_set_aside_and_the_others_count() -
     good, bad = signed_contributions(closed, sealed)
     assert sorted(good) == [0, 2]
     assert list(bad) == ["contribution 1"]
+
+
+def models(*rows: list[float]) -> list[Parameters]:
+    return [from_arrays([np.array(row, dtype=np.float32)]) for row in rows]
+
+
+def test_the_last_step_is_scaled_to_its_largest_coordinate() -> None:
+    parent, previous = models([1.0, 2.0, -4.0, 0.0], [0.0, 2.0, 0.0, -1.0])
+    step = np.frombuffer(last_step(parent, previous), dtype="<i2")
+    np.testing.assert_array_equal(step, [8192, 0, -32767, 8192])
+
+
+def test_models_that_did_not_move_give_no_direction() -> None:
+    still, same = models([1.0, 2.0], [1.0, 2.0])
+    assert last_step(still, same) == bytes(4)
+
+
+def test_the_least_inner_product_follows_from_the_bound_and_the_steps_length() -> None:
+    world = World()
+    world.open()
+    round_ = world.record.rounds[0]
+    spec = msgspec.structs.replace(world.spec, dimension=2, norm_bound=1_000_000, aligned=-250_000)
+    direction = np.array([3, 4], dtype="<i2").tobytes()
+    setting = round_setting(federation(), world.task, spec, round_, direction=direction)
+    assert setting.alignment == Alignment(direction, -40_959)  # floor(-0.25 * 32767 * 5)
+    assert round_setting(federation(), world.task, spec, round_).alignment == Alignment(bytes(4), 0)
+    assert round_setting(federation(), world.task, world.spec, round_).alignment is None
+    assert not ClosedRound(federation(), world.task, spec, round_).wants_direction
+    moved = msgspec.structs.replace(round_, previous=keccak(b"before"))
+    assert ClosedRound(federation(), world.task, spec, moved).wants_direction

@@ -12,7 +12,7 @@ from koinon.errors import Rejected
 from koinon.rounds.operations import NORM_CLIPS, CreateTask, OpenRound, Operation, ReportFault, TaskSpec
 from koinon.signing import Signer
 from koinon.wire import Fault
-from tests.unit.rounds.world import AGGREGATOR, NODES, World
+from tests.unit.rounds.world import AGGREGATOR, MODEL, NODES, World
 
 
 def spec_of(**changes: object) -> TaskSpec:
@@ -133,3 +133,29 @@ def test_a_round_with_too_few_updates_still_waits_for_its_deadline() -> None:
     world.now += 10_001
     world.close()
     assert world.record.rounds[0].phase == "aborted"
+
+
+# --- alignment -------------------------------------------------------------------------------------------------
+
+
+def test_a_round_names_the_model_before_its_parent_once_one_is_certified() -> None:
+    world = World(rounds=3)
+    world.open()
+    assert world.record.rounds[0].previous == bytes(32)
+    world.now += 10_001
+    world.close()  # aborted: nothing was learnt
+    world.open(2)
+    assert world.record.rounds[1].previous == bytes(32)
+    for node in NODES:
+        world.do(node, world.update(node, 2))
+    world.complete(2)
+    world.open(3)
+    assert world.record.rounds[2].previous == world.record.rounds[1].parent_model == MODEL
+
+
+@pytest.mark.parametrize("changes", [{"mode": "paillier"}, {"mode": "plain"}, {"validate": False}])
+def test_an_alignment_that_nobody_would_prove_is_refused(changes: dict[str, object]) -> None:
+    world = World()
+    with pytest.raises(Rejected, match="proved together with the norm"):
+        world.do(NODES[0], CreateTask(spec=spec_of(nonce=1, aligned=0, **changes)))
+    world.do(NODES[0], CreateTask(spec=spec_of(nonce=1, aligned=0)))

@@ -137,3 +137,18 @@ def test_a_cohort_is_what_the_law_accepts(task_id: bytes, number: int, count: in
     drawn = select_cohort(task_id, number, wanted, members(count))
     assert list(drawn) == sorted(set(drawn))
     assert drawn == () if count < least else least <= len(drawn) <= 12
+
+
+def test_a_masked_round_without_reveals_is_waited_for_until_it_may_be_ended() -> None:
+    waiting = task("closed")
+    waiting.spec = spec(mode="masked")
+    waiting.rounds[-1].cohort = tuple(bytes([number]) * 20 for number in range(1, 5))
+    deadline_ms = waiting.opening_deadline_ms(waiting.rounds[-1])
+    assert isinstance(next_step(waiting, deadline_ms), Wait)
+    assert next_step(waiting, deadline_ms + 1) == Close(1)
+
+
+def test_a_closed_round_is_tried_whatever_the_time() -> None:
+    closed = task("closed")
+    late_ms = closed.opening_deadline_ms(closed.rounds[-1]) + 10**6
+    assert next_step(closed, late_ms) == Aggregate(1)

@@ -18,6 +18,7 @@ from koinon.client import CommitteeClient
 from koinon.errors import InvariantBroken, KoinonError, Rejected
 from koinon.ledger import Ledger
 from koinon.observe import refused
+from koinon.opening import committee_key
 from koinon.rounds.law import ABORTED_ROUNDS_MAX
 from koinon.rounds.operations import CloseRound, CompleteRound, OpenRound
 from koinon.rounds.state import Round, Task
@@ -129,6 +130,8 @@ class Runner:
     async def _open_next(self, task: Task, step: scheduler.OpenNext) -> None:
         if not await self._anchored(task):
             return
+        if task.spec.mode == "paillier":
+            committee_key(self._client.federation)  # KeyOutdated: nobody could open what nodes would encrypt
         members = await self._client.members()
         cohort = scheduler.select_cohort(self.identity, step.number, task.spec, members, task.barred)
         if not cohort:

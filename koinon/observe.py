@@ -18,6 +18,9 @@ REFUSED = Counter("koinon_refused_total", "Inputs that were refused, by the erro
 PHASE_SECONDS = Histogram("koinon_phase_seconds", "Seconds of a round's phases", ["phase"])
 VIEW = Gauge("koinon_view", "The replica's current view")
 EPOCH = Gauge("koinon_epoch", "The committee's epoch that this party knows")
+LINKS = Gauge("koinon_links", "Other replicas that this replica is connected with")
+LAG = Gauge("koinon_lag", "Log entries that others executed and this replica did not")
+READY = Gauge("koinon_ready", "1 while this replica can do its part (/readyz), else 0")
 SEQUENCE = Gauge("koinon_sequence", "The last executed sequence number")
 
 _RESERVED = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}

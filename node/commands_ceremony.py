@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from koinon.errors import ConfigError
@@ -104,8 +105,8 @@ def witness(folder: Folder, home: HomeOption = None, as_json: JsonOption = False
     from koinon.ceremony import WITNESS, load_transcript, require_transcript, sign_word
 
     place, transcript = home_of(home), load_transcript(folder)
-    require_transcript(place.federation, transcript)
-    sign_word(folder, place.federation, transcript, WITNESS, place.signer)
+    require_transcript(place.committees.federation, transcript)
+    sign_word(folder, place.committees.federation, transcript, WITNESS, place.signer)
     _tell({"witness": place.signer.address}, as_json, lambda said: f"witnessed by 0x{said['witness'].hex()}")
 
 
@@ -125,11 +126,11 @@ def accept(folder: Folder, home: HomeOption = None, as_json: JsonOption = False)
 
     place, transcript = home_of(home), load_transcript(folder)
     index = _seat(place)
-    require_transcript(place.federation, transcript)
+    require_transcript(place.committees.federation, transcript)
     open_share(transcript, index, _sealing_key(place, index))
     _overwrite(place.path / SHARE_FILE)
     write_atomically(place.path / SHARE_FILE, transcript.boxes[index], mode=0o600)
-    sign_word(folder, place.federation, transcript, ACCEPTANCE, place.signer)
+    sign_word(folder, place.committees.federation, transcript, ACCEPTANCE, place.signer)
     _tell({"replica": index}, as_json, lambda _: f"replica {index} holds its share of the key")
 
 
@@ -169,8 +170,18 @@ def check(folder: Folder, federation: FederationOption, as_json: JsonOption = Fa
 
 @app.command()
 @command
-def finish(folder: Folder, federation: FederationOption, as_json: JsonOption = False) -> None:
+def finish(
+    folder: Folder,
+    federation: FederationOption,
+    into: Annotated[
+        Path | None, typer.Option(help="The federation.json that everybody holds, when the committee changed since.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Put the key into federation.json once 2f+1 replicas hold their shares; then hand the file to everybody.
+
+    After a change of the committee --federation is what koinon-committee show --out wrote, and --into the file that
+    the federation began with, from which everybody follows the committee.
 
     [bold]Examples[/bold]
 
@@ -180,8 +191,9 @@ def finish(folder: Folder, federation: FederationOption, as_json: JsonOption = F
     from koinon.config import load_federation, save_federation
 
     changed = installed(load_federation(federation), load_transcript(folder), load_words(folder))
-    save_federation(federation, changed)
-    _tell({"federation": str(federation), "epoch": changed.epoch}, as_json, lambda _: f"{federation} has the new key")
+    path = into or federation
+    save_federation(path, msgspec.structs.replace(load_federation(path), paillier=changed.paillier))
+    _tell({"federation": str(path), "epoch": changed.epoch}, as_json, lambda _: f"{path} has the new key")
 
 
 @app.command()
@@ -222,9 +234,10 @@ def _read(path: Path) -> bytes:
 
 def _seat(place: Home) -> int:
     """The index of the replica that lives in this home; ConfigError when it is another party's."""
-    if place.config.role != "replica" or place.config.index >= len(place.federation.replicas):
-        raise ConfigError(f"{place.path} is no home of a replica of this federation", hint="pass it with --home")
-    return place.config.index
+    members = place.committees.federation.replica_addresses
+    if place.config.role != "replica" or place.signer.address not in members:
+        raise ConfigError(f"{place.path} is no home of a replica of this committee", hint="pass it with --home")
+    return members.index(place.signer.address)
 
 
 def _sealing_key(place: Home, index: int) -> Any:
@@ -232,8 +245,9 @@ def _sealing_key(place: Home, index: int) -> Any:
     from koinon.encoding import from_hex
     from koinon.privacy.sealing import SealingKey
 
-    announced = from_hex(place.federation.replicas[index].sealing_key)
-    for epoch in range(place.federation.epoch, -1, -1):
+    federation = place.committees.federation
+    announced = from_hex(federation.replicas[index].sealing_key)
+    for epoch in range(federation.epoch, -1, -1):
         key = SealingKey.derive(place.signer.secret, epoch)
         if key.public == announced:
             return key

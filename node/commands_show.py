@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from koinon.errors import KoinonError
 from koinon.wire import Role
 
 from .commands_tasks import TaskArgument
-from .console import HomeOption, JsonOption, clock, command, emit, home_of, out, percent, short, table
+from .console import HomeOption, JsonOption, clock, command, emit, home_of, out, percent, say, short, table
+
+if TYPE_CHECKING:
+    from koinon.client import CommitteeClient
 
 STATUS_TIMEOUT_SECONDS = 4.0
 
@@ -124,7 +127,10 @@ async def nodes(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 @command
 async def replicas(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """What each replica says of itself; those that do not answer are shown. With --json: one JSON line a replica.
+    """The present committee, and what each replica says of itself. With --json: one JSON line a replica.
+
+    The state is active, catching up, view change in progress, no quorum of links, standby (it runs, and knows of no
+    seat of its own yet), or unreachable.
 
     [bold]Examples[/bold]
 
@@ -132,32 +138,39 @@ async def replicas(home: HomeOption = None, as_json: JsonOption = False) -> None
 
     koinon replicas --json
     """
-    place = home_of(home)
-    async with place.committee() as committee:
-
-        async def ask(index: int) -> dict[str, Any]:
-            about: dict[str, Any] = {"index": index, "url": place.federation.replicas[index].url}
-            try:
-                said = await asyncio.wait_for(committee.status(index), STATUS_TIMEOUT_SECONDS)
-            except TimeoutError:
-                return {**about, "reachable": False, "reason": f"no answer within {STATUS_TIMEOUT_SECONDS:g} s"}
-            except KoinonError as error:
-                return {**about, "reachable": False, "reason": error.message}
-            return {**said, **about, "reachable": True}
-
-        found = await asyncio.gather(*(ask(index) for index in range(len(place.federation.replicas))))
+    async with home_of(home).committee() as committee:
+        await committee.refresh()
+        urls = [replica.url for replica in committee.federation.replicas]
+        found = await asyncio.gather(*(_standing(committee, index, url) for index, url in enumerate(urls)))
+        epoch, quorum = committee.federation.epoch, committee.federation.quorum
     if as_json:
         for each in found:
             emit(each)
         return
-    keys = ("view", "primary", "sequence", "checkpoint", "lag", "epoch", "evidence")
+    keys = ("epoch", "view", "primary", "sequence", "checkpoint", "lag", "evidence")
     rows = [
         (
             each["index"],
-            "up" if each["reachable"] else "unreachable",
+            each["state"],
             *(each.get(key, "") for key in keys),
             each["url"] if each["reachable"] else f"{each['url']} ({each['reason']})",
         )
         for each in found
     ]
     table(("replica", "state", *keys, "address"), rows, empty="the federation has no replicas")
+    able = sum(each["state"] == "active" for each in found)
+    say(f"epoch {epoch}: {able} of {len(found)} replicas are active, {quorum} are needed")
+
+
+async def _standing(committee: CommitteeClient, index: int, url: str) -> dict[str, Any]:
+    """What replica `index` says of itself; its place and address are the committee's word, not its own."""
+    about: dict[str, Any] = {"index": index, "url": url}
+    try:
+        said = await asyncio.wait_for(committee.status(index), STATUS_TIMEOUT_SECONDS)
+    except TimeoutError:
+        reason = f"no answer within {STATUS_TIMEOUT_SECONDS:g} s"
+    except KoinonError as error:
+        reason = error.message
+    else:
+        return {"state": "active", **said, **about, "reachable": True}
+    return {**about, "state": "unreachable", "reachable": False, "reason": reason}

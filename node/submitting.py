@@ -16,6 +16,7 @@ from koinon.encoding import U63, Message, decode, digest, encode, keccak
 from koinon.errors import ContractReverted, Rejected, TrainingError
 from koinon.learning import strategy
 from koinon.learning.parameters import PARAMETERS_BYTES_MAX, Parameters
+from koinon.opening import committee_key
 from koinon.rounds.operations import CreateTask
 from koinon.rounds.rules import task_identity
 from koinon.threads import in_thread
@@ -57,6 +58,8 @@ async def submit(home: Home, task: TaskFile, say: Say) -> tuple[bytes, CreateTas
             await register(home)
             members = await committee.members()
         active = sum(1 for each in members.values() if each.active and each.roles & Role.NODE)
+        if task.mode == "paillier":
+            committee_key(committee.federation)  # KeyOutdated: its rounds would not be opened
         ledger = await in_thread(lambda: home.ledger(signing=True))
         if kept is None:
             kept = await _draft(home, task, ledger, active)

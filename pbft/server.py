@@ -38,7 +38,7 @@ from koinon.errors import (
     Unavailable,
     WrongEpoch,
 )
-from koinon.observe import EPOCH
+from koinon.observe import EPOCH, LAG, LINKS, READY
 from koinon.rounds.law import Federation
 from koinon.rounds.state import Task
 from koinon.service import answer, application, listen, read_body
@@ -149,6 +149,9 @@ class ReplicaServer:
         self._help("collector", self._collect())
         self._changed()
         EPOCH.set(self.federation.epoch)
+        LINKS.set_function(lambda: len(self.peers.connected))
+        LAG.set_function(self._lag)
+        READY.set_function(lambda: float(not self._reasons()))
         about = {"index": self.replica.index, "epoch": self.federation.epoch}
         log.info("serving", extra={**about, "address": f"{self.address[0]}:{self.address[1]}"})
 
@@ -343,13 +346,16 @@ class ReplicaServer:
             "epoch": self.federation.epoch,
             "changing": self.law.pending_change(),
             "peers": list(self.peers.connected),
-            "lag": max(0, replica.claimed - replica.executed),
+            "lag": self._lag(),
             "catching_up": self.engine.catching_up,
             "chain": self.chain.state,
             "evidence": len(self.disk.evidence.kept),
             "dropped": self.peers.dropped(),
             "barred": {str(peer): seconds for peer, seconds in self.peers.conduct.barred().items()},
         }
+
+    def _lag(self) -> int:
+        return max(0, self.replica.claimed - self.replica.executed)
 
     def _reasons(self) -> list[str]:
         """Why this replica cannot do its part now; the chain is not required for it."""

@@ -16,7 +16,7 @@ from aiohttp import web
 from koinon.blobs import BlobStore
 from koinon.client import CommitteeClient
 from koinon.errors import WrongEpoch
-from koinon.observe import EPOCH
+from koinon.observe import EPOCH, LAG, LINKS, READY
 from koinon.service import application, listen
 
 from .engine import Disk
@@ -49,6 +49,8 @@ class Standby:
         app.router.add_route("*", "/v1/{other:.*}", self._refuse)
         self._runner, self.address = await listen(app, self.home.path, self.home.config)
         EPOCH.set(self.home.federation.epoch)
+        for gauge in (LINKS, LAG, READY):
+            gauge.set_function(lambda: 0.0)
         log.info("standing by", extra={"epoch": self.home.federation.epoch, "address": self.home.signer.address.hex()})
 
     async def run(self) -> None:

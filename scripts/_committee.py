@@ -27,6 +27,7 @@ from koinon.signing import Domain, Signer, signer_of
 
 ASK_SECONDS = 5.0
 POLL_SECONDS = 0.25
+GRACE_SECONDS = 15.0
 
 Say = Callable[[str], None]
 
@@ -158,10 +159,11 @@ async def change(
 
 
 async def _arrive(client: CommitteeClient, epoch: int, seconds_max: float, say: Say) -> list[dict[str, Any]]:
-    """Until every replica of `epoch` is in it; at the deadline a quorum is enough."""
+    """Until every replica of `epoch` is in it; a quorum is enough when the others take GRACE_SECONDS longer."""
     deadline, told = time.monotonic() + seconds_max, ""
     standing: list[dict[str, Any]] = []
     there: list[dict[str, Any]] = []
+    enough: float | None = None
     while time.monotonic() < deadline:
         if client.federation.epoch < epoch:
             await client.refresh()
@@ -171,6 +173,8 @@ async def _arrive(client: CommitteeClient, epoch: int, seconds_max: float, say: 
             say(told := now)
         if client.federation.epoch >= epoch and len(there) == len(client.federation.replicas):
             return standing
+        if client.federation.epoch >= epoch and len(there) >= client.federation.quorum:
+            deadline = min(deadline, (enough := enough or time.monotonic()) + GRACE_SECONDS)
         await asyncio.sleep(POLL_SECONDS)
     if client.federation.epoch >= epoch and len(there) >= client.federation.quorum:
         say(f"{len(there)} of {len(client.federation.replicas)} replicas are in epoch {epoch}: enough to go on")

@@ -213,6 +213,14 @@ def authority(folder: Path, name: str) -> Certified:
     return Certified(certificate.read_bytes(), key.read_bytes())
 
 
+def authority_of(home: Path) -> Certified:
+    """The authority that a registrar's home holds; ConfigError in a federation without TLS."""
+    try:
+        return Certified((home / AUTHORITY_CERTIFICATE).read_bytes(), (home / AUTHORITY_KEY).read_bytes())
+    except OSError:
+        raise ConfigError(f"{home} holds no authority for TLS certificates") from None
+
+
 def certify_listener(home: Path, issuer: Certified, party: str, host: str) -> None:
     """tls.pem and tls.key of `party`, unless they are there."""
     if (home / CERTIFICATE).exists():
@@ -274,6 +282,14 @@ def party_config(plan: Plan, party: str) -> dict[str, Any]:
     if role == "node":
         table["node"] = {"apps": plan.apps, "partition": int(number), "partitions": plan.nodes}
     return table
+
+
+def make_replica_home(home: Path, *, url: str, host: str, port: int, tls: bool) -> None:
+    """config.toml of a replica that federation.json does not name."""
+    table: dict[str, Any] = {"role": "replica", "index": -1, "public_url": url, "listen": {"host": host, "port": port}}
+    if tls:
+        table["tls"] = {"certificate": CERTIFICATE, "key": CERTIFICATE_KEY}
+    write_atomically(home / CONFIG, tomli_w.dumps(table).encode())
 
 
 def write_home(folder: Path, plan: Plan, party: str, federation: FederationFile) -> bool:

@@ -167,12 +167,14 @@ class Committee:
 
     async def until(self, index: int, condition: Callable[[dict[str, Any]], bool], *, seconds: float = 30.0) -> None:
         """Wait until `condition` holds of what home `index` says of itself."""
-        async with asyncio.timeout(seconds):
-            while True:
-                with contextlib.suppress(aiohttp.ClientError, OSError):
-                    if condition(await self.status(index)):
-                        return
-                await asyncio.sleep(0.05)
+        said: dict[str, Any] = {}
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with contextlib.suppress(aiohttp.ClientError, OSError):
+                if condition(said := await self.status(index)):
+                    return
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"replica {index} is at {said} after {seconds:g} s:\n{self.log(index)}")
 
     def home(self, index: int) -> Path:
         return self.folder / f"replica-{index}"

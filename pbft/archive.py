@@ -3,7 +3,7 @@
 Append-only, one file, indexed in memory by sequence number (opening reads 32 bytes an entry). A replica that jumped
 to a snapshot has a gap. Reading disturbs no writing, so threads may read while one appends. It need not be synced
 before anything is answered, since the committee can commit a lost entry again from its journals; it must be synced
-before a stable checkpoint shortens the journal.
+before a checkpoint is voted for, since a certificate lets everybody discard what is below.
 """
 
 from __future__ import annotations

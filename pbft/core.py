@@ -17,7 +17,19 @@ from koinon.wire import Checkpoint, CheckpointCertificate, Phase, Reply, Vote
 
 from .certificates import Verifier
 from .deferred import Deferred
-from .events import ALL, Application, Effect, EpochEnded, Ignored, NeedState, Persist, Send, Settings, StableCheckpoint
+from .events import (
+    ALL,
+    Application,
+    Effect,
+    EpochEnded,
+    Ignored,
+    NeedState,
+    Persist,
+    Send,
+    Settings,
+    StableCheckpoint,
+    SyncArchive,
+)
 from .execution import Execution
 from .log import LastSigned, Log, Slot
 from .messages import (
@@ -176,6 +188,7 @@ class Core:
         if self.executed == self.log.low:
             self._reached_stable()
             return
+        self._emit(SyncArchive())  # a certificate makes others discard what could order these entries again
         vote = CheckpointVote(checkpoint=checkpoint, signature=self._signer.sign(self.domain, checkpoint))
         self._broadcast(vote)
         self._count_checkpoint(self.index, vote)

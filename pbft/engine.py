@@ -44,6 +44,7 @@ from .events import (
     Respond,
     Send,
     StableCheckpoint,
+    SyncArchive,
     Tick,
 )
 from .evidence import EvidenceFile, transferable
@@ -67,7 +68,7 @@ CHECKPOINT = Gauge("koinon_checkpoint", "The last stable checkpoint's sequence n
 
 log = logging.getLogger("koinon.pbft")
 T = TypeVar("T")
-Written = Persist | Committed | StableCheckpoint | Evidence
+Written = Persist | Committed | SyncArchive | StableCheckpoint | Evidence
 
 
 class Disk:
@@ -96,7 +97,7 @@ class Disk:
 
     async def perform(self, effects: Sequence[Written]) -> None:
         """`write`, from where it costs least."""
-        if any(isinstance(effect, StableCheckpoint | Evidence) for effect in effects):
+        if any(isinstance(effect, SyncArchive | StableCheckpoint | Evidence) for effect in effects):
             await self.run(lambda: self.write(effects))
         elif not any(isinstance(effect, Persist) for effect in effects):
             self.write(effects)
@@ -118,6 +119,8 @@ class Disk:
                     self.journal.append(effect.record)
                 case Committed():
                     self.archive.append(effect.entry)
+                case SyncArchive():
+                    self.archive.sync()
                 case StableCheckpoint():
                     self.archive.sync()
                     self.snapshots.save(effect.certificate, effect.snapshot)
@@ -255,7 +258,7 @@ class Engine:
 
     async def _perform(self, effects: list[Effect]) -> None:
         written = [effect for effect in effects if isinstance(effect, Written)]
-        promised = any(isinstance(effect, Persist | StableCheckpoint) for effect in written)
+        promised = any(isinstance(effect, Persist | SyncArchive | StableCheckpoint) for effect in written)
         if promised:
             await self.disk.perform(written)
         for effect in effects:

@@ -171,6 +171,11 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
+class SyncArchive:
+    """Every entry `Committed` so far must be durable before any later effect: this replica vouches for its state."""
+
+
+@dataclass(frozen=True, slots=True)
 class StableCheckpoint:
     """Sync the archive, store certificate and snapshot, then rewrite the journal to exactly `retained`."""
 
@@ -239,6 +244,7 @@ Effect = (
     | Respond
     | Refuse
     | Committed
+    | SyncArchive
     | StableCheckpoint
     | EpochEnded
     | NeedState

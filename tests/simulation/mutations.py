@@ -72,7 +72,7 @@ def signatures_unchecked(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Verifier, "member", lambda self, *_, **__: next(votes) % self.committee.n)
 
 
-@mutation()
+@mutation(story="simulation.test_hard_stories::test_false_checkpoints_move_no_watermark")
 def one_signer_counts_often(patch: pytest.MonkeyPatch) -> None:
     """Signatures are counted, not signers."""
 
@@ -166,7 +166,7 @@ def watermarks_never_move(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Core, "_advance", lambda self, certificate: None)
 
 
-@mutation()
+@mutation(story="simulation.test_hard_stories::test_false_checkpoints_move_no_watermark")
 def checkpoint_certificate_unchecked(patch: pytest.MonkeyPatch) -> None:
     """Anybody's certificate moves the watermarks."""
     patch.setattr(Verifier, "checkpoint", lambda self, certificate: None)
@@ -183,7 +183,8 @@ def entries_unchecked_in_state_transfer(patch: pytest.MonkeyPatch) -> None:
 )
 def one_peer_believed(patch: pytest.MonkeyPatch) -> None:
     """The highest claim of any single peer says how far the committee is."""
-    patch.setattr(Replica, "_claimed", lambda self: max((one.executed for one in self._statuses.values()), default=0))
+    highest = property(lambda self: max((one.executed for one in self._statuses.values()), default=0))
+    patch.setattr(Replica, "claimed", highest)
 
 
 # --- view changes
@@ -265,7 +266,9 @@ def _check_new_view(patch: pytest.MonkeyPatch, *, needed: Callable[[Committee], 
     patch.setattr(pbft.views, "check_new_view", check)
 
 
-@mutation()
+@mutation(
+    story="unit.pbft.test_pbft_paper_views::test_section_4_4_a_backup_recomputes_o_and_rejects_a_new_view_that_leaves_a_prepared_batch_out"
+)
 def o_not_recomputed(patch: pytest.MonkeyPatch) -> None:
     """A backup believes whatever the new primary proposes."""
     _check_new_view(patch, needed=lambda committee: committee.quorum, recompute=False)
@@ -329,6 +332,23 @@ def timer_never_capped(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+# --- epochs
+
+
+@mutation(story="unit.pbft.test_epochs::test_a_view_change_proves_nothing_with_proofs_or_checkpoints_of_other_epochs")
+def epoch_unchecked(patch: pytest.MonkeyPatch) -> None:
+    """Words of another epoch's committee count in this one."""
+    honest = Replica._dispatch
+
+    def dispatch(self: Any, sender: int, message: Any) -> None:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr("pbft.replica.epoch_of", lambda _: None)
+            honest(self, sender, message)
+
+    patch.setattr(Replica, "_dispatch", dispatch)
+    patch.setattr(Verifier, "require_epoch", lambda *_: None)
+
+
 # --- disks
 
 
@@ -336,6 +356,12 @@ def timer_never_capped(patch: pytest.MonkeyPatch) -> None:
 def no_fsync_before_send(patch: pytest.MonkeyPatch) -> None:
     """A vote is sent before it is on disk."""
     patch.setattr(Disk, "sync", lambda self: None)
+
+
+@mutation(story="simulation.test_hard_stories::test_a_certified_state_outlives_a_power_outage_of_all_who_signed_it")
+def checkpoint_vouched_for_before_it_is_on_disk(patch: pytest.MonkeyPatch) -> None:
+    """A checkpoint vote is sent before the entries below it are synced: a certified state that nobody has."""
+    patch.setattr(Disk, "sync_archive", lambda self: None)
 
 
 @mutation()

@@ -77,6 +77,9 @@ class Disk:
         self.journal += self.unsynced
         self.unsynced = []
 
+    def sync_archive(self) -> None:
+        self.archive_synced = max(self.archive, default=0)
+
     def crash(self, generator: random.Random) -> None:
         kept = generator.randrange(len(self.unsynced) + 1)
         self.journal += self.unsynced[:kept]

@@ -35,6 +35,12 @@ def _executed(world: World, index: int) -> int:
     return replica.executed
 
 
+def _stable(world: World, index: int) -> int:
+    replica = world.replicas[index]
+    assert replica is not None
+    return replica.stable
+
+
 def _is(said: Word, phase: Phase) -> bool:
     return isinstance(said, Ballot) and said.vote.phase == phase
 
@@ -158,6 +164,36 @@ def test_a_number_that_nobody_prepared_is_filled_with_a_null_request() -> None:
     assert world.run_until(lambda: all(one.log.slot(2).proof is not None for one in world.live()), 5_000)
     _answered(world, 20_000)
     assert {replica.view for replica in world.live()} == {1}
+
+
+def test_a_certified_state_outlives_a_power_outage_of_all_who_signed_it() -> None:
+    for seed in range(4):
+        world = World(4, seed=seed)
+        world.network.cut = {(3, peer) for peer in range(3)}  # it hears, and cannot ask
+        world.blocks = lambda source, target, said: (
+            (isinstance(said, CheckpointVote) and target != 3) or (_is(said, Phase.COMMIT) and target == 3)
+        )
+        for client in range(4):  # one batch each, up to the first checkpoint
+            world.request(client, 1, b"x")
+            assert world.run_until(lambda: all(_executed(world, one) == client + 1 for one in range(3)), 5_000)  # noqa: B023
+        world.run(30)
+        assert (_stable(world, 3), _executed(world, 3)) == (4, 0)  # it has the proof, and not the state
+        for index in range(3):
+            world.crash(index)
+        for index in range(3):
+            world.start(index)
+        world.network.cut, world.blocks = set(), None
+        assert world.run_until(lambda: min(_executed(world, one) for one in range(4)) == 4, 20_000), "nobody has it"  # noqa: B023
+        world.request(4, 1, b"x")
+        _answered(world, 20_000)
+
+
+def test_false_checkpoints_move_no_watermark() -> None:
+    world = World(4, seed=10)
+    world.byzantine[3] = LIARS["checkpoint-forger"]
+    world.script(0, 12)
+    assert world.run_until(lambda: not world.current, 60_000), "requests still wait"
+    _answered(world, 20_000)
 
 
 def test_what_prepared_above_a_stable_checkpoint_outlives_a_restart_of_all_who_prepared_it() -> None:

@@ -34,6 +34,7 @@ from pbft.events import (
     Send,
     Settings,
     StableCheckpoint,
+    SyncArchive,
     Tick,
 )
 from pbft.messages import GENESIS, PeerMessage, SignedNewView
@@ -328,8 +329,10 @@ class World:
                     disk.archive[entry.sequence] = entry
                     if self.checkers is not None:
                         self.checkers.committed(index, effect)
+                case SyncArchive():
+                    disk.sync_archive()
                 case StableCheckpoint(certificate, snapshot, retained):
-                    disk.archive_synced = max(disk.archive, default=0)
+                    disk.sync_archive()
                     disk.certificate, disk.snapshot = certificate, snapshot
                     disk.journal, disk.unsynced = list(retained), []
                     disk.prune(certificate.checkpoint.sequence - self.archive_kept)

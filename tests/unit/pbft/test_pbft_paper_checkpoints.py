@@ -5,8 +5,10 @@ from __future__ import annotations
 from koinon.encoding import keccak
 from koinon.wire import Phase
 from pbft.events import (
+    Committed,
     Ignored,
     StableCheckpoint,
+    SyncArchive,
 )
 from pbft.messages import (
     CheckpointVote,
@@ -31,6 +33,14 @@ def test_section_4_3_every_kth_execution_makes_a_signed_checkpoint_of_the_state(
     (vote,) = said(CheckpointVote, effects)  # type: ignore[arg-type]
     assert vote.checkpoint.sequence == 4
     assert vote.checkpoint.state == keccak(bench.replica.execution.snapshot())
+
+
+def test_a_checkpoint_is_vouched_for_only_once_the_entries_below_it_are_durable() -> None:
+    """Not in the paper, whose replicas keep their memory: a certificate makes others discard what they could replay."""
+    bench = Bench()
+    kinds = [type(getattr(effect, "message", effect)) for effect in _fill(bench, 4)]
+    assert kinds.index(SyncArchive) < kinds.index(CheckpointVote)
+    assert Committed not in kinds[kinds.index(SyncArchive) : kinds.index(CheckpointVote)]
 
 
 def test_section_4_3_2f_plus_1_equal_checkpoints_are_stable_and_truncate_the_log() -> None:

@@ -173,6 +173,8 @@ class Custody:
             refuse("not-invited", f"0x{piece.node.hex()} is not in the cohort of round {piece.round}")
         if at.round.phase != "training":
             refuse("round-closed", f"round {piece.round} is {at.round.phase}")
+        if piece.node in self._faults.get((piece.task, piece.round), ()):  # checking another one would cost us more
+            raise InvalidProof(f"0x{piece.node.hex()} handed in a false update for round {piece.round} before")
         await self._workers.run(self._holdings.require_room, piece.node, len(piece.sealed))
         blob = await self._blob(piece.update, of=piece.node)
         at = await self._directed(at)

@@ -12,12 +12,13 @@ from math import isqrt
 
 import numpy as np
 
+from koinon import quantising
 from koinon.config import FederationFile
 from koinon.encoding import ZERO_DIGEST, decode, encode, from_hex, keccak
 from koinon.errors import BadPiece, CannotOpen, KeyOutdated, RemoteError, UnknownSigner
 from koinon.learning import strategy
 from koinon.learning.parameters import Parameters
-from koinon.privacy import fixed_point, mode
+from koinon.privacy import mode
 from koinon.privacy.masking import Masks
 from koinon.privacy.mode import Digests, Opened, Setting, Values
 from koinon.privacy.validation.bounds import DIRECTION_MAX, Alignment
@@ -70,10 +71,10 @@ def round_setting(
         task=task,
         round=round_.number,
         replicas=len(federation.replicas),
-        dimension=spec.dimension,
+        dimension=quantising.coordinates(spec),
         bits=spec.bits,
         cohort=len(round_.cohort),
-        norm=spec.norm,
+        norm=quantising.norm(spec),
         alignment=_alignment(spec, direction) if spec.norm else None,
         public_key=public_key,
         key_share=key_share,
@@ -95,9 +96,10 @@ def _alignment(spec: TaskSpec, direction: bytes) -> Alignment | None:
     if spec.aligned is None:
         return None
     if not direction:
-        return Alignment(bytes(2 * spec.dimension), 0)
+        return Alignment(bytes(2 * quantising.coordinates(spec)), 0)
     values = np.frombuffer(direction, dtype="<i2").astype(np.int64)
-    return Alignment(direction, spec.aligned * spec.norm * isqrt(int(values @ values)) // MILLION)
+    padded = direction.ljust(2 * quantising.coordinates(spec), b"\0")  # a commitment's blinding points nowhere
+    return Alignment(padded, spec.aligned * spec.norm * isqrt(int(values @ values)) // MILLION)
 
 
 def key_is_current(federation: FederationFile) -> bool:
@@ -128,6 +130,12 @@ def public_part(closed: ClosedRound, node: bytes, blob: bytes) -> bytes:
     said = (update.task, update.round, update.node, update.mode)
     if said != (closed.task, closed.round.number, node, closed.spec.mode):
         raise BadPiece(f"the update of 0x{node.hex()} was made for another task, round, node or mode")
+    if closed.spec.commit:
+        from koinon.privacy.commitments import require_commitment
+
+        require_commitment(node, update.commitment)
+    elif update.commitment:
+        raise BadPiece(f"the update of 0x{node.hex()} has a commitment, which its task does not ask for")
     return update.public
 
 
@@ -211,8 +219,16 @@ def component_digests(opening: Opening) -> set[bytes]:
 def next_model(spec: TaskSpec, round_: Round, parent: Parameters, total: Values) -> Parameters:
     """The model after this round: the strategy applied to the mean weighted by sample counts."""
     weight_sum = sum(kept.examples for kept in round_.submissions.values()) / round_.examples_cap
-    delta = fixed_point.mean(total, clip=spec.clip / MILLION, bits=spec.bits, weight_sum=weight_sum)
-    return strategy(spec.strategy, dict(spec.config)).apply(parent, delta)
+    return strategy(spec.strategy, dict(spec.config)).apply(parent, quantising.mean(spec, total, weight_sum=weight_sum))
+
+
+def require_committed(closed: ClosedRound, updates: Mapping[bytes, bytes], total: Values) -> None:
+    """CannotOpen unless `total` is what the nodes' own commitments add up to: this trusts no replica."""
+    from koinon.privacy.commitments import verify_sum  # on demand: only tasks with commitments need the curve
+
+    commitments = [decode(Update, blob, bytes_max=UPDATE_BYTES_MAX).commitment for blob in updates.values()]
+    size, cohort = closed.spec.dimension, len(closed.round.cohort)
+    verify_sum(commitments, total[:size], total[size:], bits=closed.spec.bits, cohort=cohort)
 
 
 def _require_all(closed: ClosedRound, publics: Mapping[bytes, bytes]) -> None:

@@ -198,13 +198,17 @@ class BlobUpload(Message, frozen=True):
 
 
 class Update(Message, frozen=True):
-    """The public part of a protected update; its encoding is the blob that `update` digests name."""
+    """The public part of a protected update; its encoding is the blob that `update` digests name.
+
+    `commitment` is the node's Pedersen commitment in a task that asks for one, else empty.
+    """
 
     task: Digest
     round: U32
     node: Address
     mode: Text
     public: bytes
+    commitment: bytes = b""
 
 
 class SealedShares(Message, frozen=True):

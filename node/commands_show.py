@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from koinon.encoding import ZERO_DIGEST
 from koinon.errors import KoinonError
+from koinon.quantising import privacy_spent
+from koinon.rounds.operations import MILLION
+from koinon.rounds.state import Round, Task
 from koinon.wire import Role
 
 from .commands_tasks import TaskArgument
@@ -61,23 +65,34 @@ async def status(task: TaskArgument = None, home: HomeOption = None, as_json: Js
 
     async with home_of(home).committee() as committee:
         identity, found = await find(committee, task)
-    rounds = [describe(each) for each in found.rounds]
+    spec = found.spec
+    rounds = [describe(each) | {"epsilon": _epsilon(found, each)} for each in found.rounds]
+    spent = privacy_spent(spec, found.opened)
     if as_json:
         rewards = {f"0x{node.hex()}": amount for node, amount in sorted(found.rewards.items())}
-        emit({**describe_task(identity, found), "rewards": rewards, "history": rounds})
+        budget = None if spent is None else {"epsilon": spent, "delta": spec.delta / MILLION}
+        emit({**describe_task(identity, found), "rewards": rewards, "privacy": budget, "history": rounds})
         return
-    spec = found.spec
     reason = f" ({found.reason})" if found.reason else ""
     console = out()
     console.print(f"{spec.name}  {identity.hex()}", soft_wrap=True)
     console.print(f"{found.status}{reason}, {found.certified}/{spec.rounds} rounds certified", soft_wrap=True)
     settings = ", ".join(f"{key}={value}" for key, value in spec.config)
     console.print(f"{spec.strategy}, {spec.mode}, {spec.dimension} parameters  {settings}", soft_wrap=True)
-    table(
-        ("round", "phase", "updates", "accuracy", "loss", "seconds", "model"),
-        [_row(each) for each in rounds],
-        empty="no round was opened yet",
-    )
+    columns: tuple[str, ...] = ("round", "phase", "updates", "accuracy", "loss", "seconds", "model")
+    if spent is not None:
+        console.print(
+            f"differential privacy: epsilon {spent:.2f} at delta {spec.delta / MILLION:g} for a node of all rounds",
+            soft_wrap=True,
+        )
+        columns += ("epsilon",)
+    table(columns, [_row(each)[: len(columns)] for each in rounds], empty="no round was opened yet")
+
+
+def _epsilon(task: Task, round_: Round) -> float | None:
+    """What the opening of this round alone costs a node of its cohort; None without noise, or before it is fixed."""
+    opened = round_.updates_root != ZERO_DIGEST
+    return privacy_spent(task.spec, {len(round_.submissions): 1}) if opened else None
 
 
 def _row(about: dict[str, Any]) -> tuple[object, ...]:
@@ -89,6 +104,7 @@ def _row(about: dict[str, Any]) -> tuple[object, ...]:
         "" if about["loss"] is None else f"{about['loss']:.3f}",
         "" if about["seconds"] is None else f"{about['seconds']:.1f}",
         about["model"].hex()[:12] if about["model"] else "",
+        "" if about["epsilon"] is None else f"{about['epsilon']:.2f}",
     )
 
 

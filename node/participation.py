@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from koinon import quantising
 from koinon.client import CommitteeClient
 from koinon.config import FederationFile
 from koinon.encoding import ZERO_DIGEST, encode, from_hex, keccak, to_hex
@@ -25,7 +26,7 @@ from koinon.learning import strategy
 from koinon.learning.parameters import Parameters, from_blob
 from koinon.observe import PHASE_SECONDS
 from koinon.opening import last_step, round_setting
-from koinon.privacy import fixed_point, mode, piece_context, seal_to
+from koinon.privacy import mode, piece_context, seal_to
 from koinon.rounds.masks import MODE as MASKED
 from koinon.rounds.operations import MILLION, SubmitUpdate, TaskSpec, decode_operation
 from koinon.rounds.state import MaskBoard, Round, Task
@@ -181,18 +182,31 @@ class Participation:
         if parent.dimension != spec.dimension:
             raise TrainingError(f"the model has {parent.dimension} scalars, the task says {spec.dimension}")
         examples = min(fitted.examples, examples_max, round_.examples_cap)
-        values = fixed_point.quantise(
+        values = quantising.quantise(
+            spec,
             fitted.parameters.vector() - parent.vector(),
-            clip=spec.clip / MILLION,
-            bits=spec.bits,
             weight=examples / round_.examples_cap,
             rng=np.random.default_rng(secrets.randbits(256)),
-            norm=spec.norm,
+            entropy=secrets.token_bytes,
         )
+        commitment = b""
+        if spec.commit:
+            from koinon.privacy.commitments import commit, draw_blinding  # on demand: few tasks need the curve
+
+            blinding = draw_blinding(secrets.token_bytes)
+            commitment = commit(values, blinding, bits=spec.bits, cohort=len(round_.cohort))
+            values = np.concatenate([values, blinding])
         own = self.masking.secrets(identity, round_.number) if board is not None else b""
         setting = round_setting(federation, identity, spec, round_, own, board, direction)
         protected = mode(spec.mode).protect(setting, self._node, values, secrets.token_bytes)
-        update = Update(task=identity, round=round_.number, node=self._node, mode=spec.mode, public=protected.public)
+        update = Update(
+            task=identity,
+            round=round_.number,
+            node=self._node,
+            mode=spec.mode,
+            public=protected.public,
+            commitment=commitment,
+        )
         sealed = tuple(
             seal_to(from_hex(replica.sealing_key), piece, piece_context(identity, round_.number, self._node, index))
             for index, (replica, piece) in enumerate(

@@ -3,6 +3,7 @@
     koinon-audit                            the federation of KOINON_HOME (any party's home): all tasks, all rounds
     koinon-audit TASK --round 3             one task (its name, or the first digits of its identity), one round
     koinon-audit --federation FILE          with nothing but the public federation.json
+    koinon-audit --verify-aggregate         and the sums against the nodes' own commitments (tasks with commit = true)
     koinon-audit --offline runs/latest      from the files that replicas left; chain.json stands for the chain
 
 Exit code 0 when every check passed, 1 when one failed, 2 for wrong options, 3 when the chain does not answer.
@@ -42,6 +43,9 @@ def audit(
     round_: Annotated[int | None, typer.Option("--round", min=1, help="Only this round.")] = None,
     first: Annotated[int, typer.Option("--from", min=1, help="The first round to report on.")] = 1,
     last: Annotated[int | None, typer.Option("--to", min=1, help="The last round to report on.")] = None,
+    verify_aggregate: Annotated[
+        bool, typer.Option("--verify-aggregate", help="Check sums against the nodes' commitments, trusting no replica.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The report as canonical JSON on standard output.")] = False,
     output: Annotated[Path | None, typer.Option(help="Write the canonical JSON report to this file.")] = None,
     keep_chain: Annotated[
@@ -49,7 +53,7 @@ def audit(
     ] = None,
 ) -> None:
     """Replay the ordered log and the chain, recompute every round, and print one line a check."""
-    chosen = Selection(task, round_ or first, round_ or last)
+    chosen = Selection(task, round_ or first, round_ or last, verify_aggregate)
     console = Console(stderr=as_json, highlight=False)
     report, chain = run_audit(home, federation, offline, chosen, console)
     body = canonical_json(report.as_json())

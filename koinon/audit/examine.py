@@ -20,11 +20,13 @@ from .rounds import Examined, check_round, index_operations, mask_boards
 
 @dataclass(frozen=True)
 class Selection:
-    """Which tasks (a name, or the first digits of an identity; "" for all) and rounds to report on."""
+    """Which tasks (a name, or the first digits of an identity; "" for all) and rounds to report on, and whether to
+    check opened sums against the nodes' own commitments as well."""
 
     task: str = ""
     first: int = 1
     last: int | None = None
+    commitments: bool = False
 
     def wants(self, identity: bytes, task: Task) -> bool:
         wanted = self.task.removeprefix("0x").lower()
@@ -90,5 +92,6 @@ def _check_rounds(
                     completed=completed.get(round_.number),
                     board=boards.get(round_.number),
                 ),
+                commitments=chosen.commitments,
             )
         parent = round_.certificate.model

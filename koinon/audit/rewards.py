@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from koinon.encoding import digest, to_hex
 from koinon.errors import AuditFailure
+from koinon.quantising import privacy_spent
 from koinon.records import BudgetEscrowed, BudgetReleased, RewardClaimed
-from koinon.rounds.operations import CreateTask
+from koinon.rounds.operations import MILLION, CreateTask
 from koinon.rounds.rules import task_identity
 from koinon.rounds.state import Task
 
@@ -24,6 +25,11 @@ def check_task(report: Report, evidence: Evidence, identity: bytes, task: Task) 
     with report.check("claims", task=identity) as place:
         facts = usable_chain(evidence.chain)
         place.say(_require_claims(facts, identity, task))
+    spent = privacy_spent(task.spec, task.opened)
+    if spent is not None:
+        with report.check("privacy budget", task=identity) as place:
+            rounds = sum(task.opened.values())
+            place.say(f"epsilon {spent:.2f} at delta {task.spec.delta / MILLION:g} for a node of all {rounds} rounds")
 
 
 def _require_task(facts: ChainFacts, identity: bytes, task: Task) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from koinon.config import FederationFile
 from koinon.encoding import ZERO_DIGEST, decode, digest, to_hex
 from koinon.errors import AuditFailure, BadSignature
-from koinon.learning.parameters import from_blob
+from koinon.learning.parameters import Parameters, from_blob
 from koinon.merkle import root, update_leaf
 from koinon.opening import (
     UPDATE_BYTES_MAX,
@@ -20,9 +20,12 @@ from koinon.opening import (
     last_step,
     next_model,
     public_part,
+    require_committed,
     verify_opening,
 )
-from koinon.rounds.operations import AnnounceMasks, CompleteRound, RevealShares, SubmitUpdate
+from koinon.privacy.mode import Values
+from koinon.quantising import privacy_spent
+from koinon.rounds.operations import MILLION, AnnounceMasks, CompleteRound, RevealShares, SubmitUpdate
 from koinon.rounds.state import MaskBoard, Round, Task, rewards_root
 from koinon.signing import recover, signing_digest
 from koinon.wire import Opening, Receipt, RoundCertificate, SignedReceipt
@@ -80,8 +83,8 @@ def mask_boards(history: History, identity: bytes) -> dict[int, MaskBoard]:
     return boards
 
 
-def check_round(report: Report, examined: Examined) -> None:
-    """All checks of one round, one line each."""
+def check_round(report: Report, examined: Examined, *, commitments: bool = False) -> None:
+    """All checks of one round, one line each; with `commitments`, also those that need nobody's honesty."""
     where = {"task": examined.identity, "round": examined.round.number}
     with report.check("updates", **where) as place:  # type: ignore[arg-type]
         _require_updates(examined)
@@ -100,6 +103,13 @@ def check_round(report: Report, examined: Examined) -> None:
         place.say("the chain verified and holds the log's certificate")
     with report.check("aggregate", **where) as place:  # type: ignore[arg-type]
         place.say(_require_aggregate(examined))
+    if commitments:
+        with report.check("commitments", **where) as place:  # type: ignore[arg-type]
+            place.say(_require_committed(examined))
+    spent = privacy_spent(examined.task.spec, {len(examined.round.submissions): 1})
+    if spent is not None:
+        with report.check("privacy", **where) as place:  # type: ignore[arg-type]
+            place.say(f"epsilon {spent:.2f} at delta {examined.task.spec.delta / MILLION:g} for a node of this round")
     with report.check("lineage", **where) as place:  # type: ignore[arg-type]
         _require_lineage(examined)
         place.say(f"starts from model {to_hex(examined.parent)[:18]}")
@@ -196,8 +206,21 @@ def _require_anchored(examined: Examined) -> tuple[int, bytes]:
     return event.block, event.transaction
 
 
-def _require_aggregate(examined: Examined) -> str:
-    """Open the sum again from the component sums, and derive the certified model from it, bit for bit."""
+def _require_committed(examined: Examined) -> str:
+    """The opened sum is what the nodes' own commitments add up to: no replica is believed for that."""
+    if not examined.task.spec.commit:
+        raise Skipped("the task asks its nodes for no commitments (commit = true in its file)")
+    updates = {
+        node: examined.evidence.blob(kept.update, f"update of node {to_hex(node)}")
+        for node, kept in sorted(examined.round.submissions.items())
+    }
+    total, _ = _opened(examined)
+    require_committed(examined.closed, updates, total)
+    return f"the sum opens the product of {len(updates)} commitments"
+
+
+def _opened(examined: Examined) -> tuple[Values, int]:
+    """The opened sum from the evidence, and of how many component sums."""
     evidence, certificate = examined.evidence, examined.certificate
     blob = evidence.blob(certificate.opening, "opening")
     opening = decode(Opening, blob, bytes_max=UPDATE_BYTES_MAX)
@@ -207,12 +230,22 @@ def _require_aggregate(examined: Examined) -> str:
         if each in evidence.blobs and (evidence.blobs[each].content is not None or evidence.blobs[each].false)
     }
     witness = b"" if opening.witness == ZERO_DIGEST else evidence.blob(opening.witness, "witness of the opening")
-    parent = from_blob(evidence.blob(examined.round.parent_model, "parent model"))
     closed = examined.closed
     if closed.wants_direction:
         previous = from_blob(evidence.blob(closed.round.previous, "model before the parent"))
-        closed = replace(closed, direction=last_step(parent, previous))
-    total = verify_opening(closed, opening, _publics(examined), components, witness)
+        closed = replace(closed, direction=last_step(_parent(examined), previous))
+    return verify_opening(closed, opening, _publics(examined), components, witness), len(components)
+
+
+def _parent(examined: Examined) -> Parameters:
+    return from_blob(examined.evidence.blob(examined.round.parent_model, "parent model"))
+
+
+def _require_aggregate(examined: Examined) -> str:
+    """Open the sum again from the component sums, and derive the certified model from it, bit for bit."""
+    evidence, certificate = examined.evidence, examined.certificate
+    total, components = _opened(examined)
+    parent = _parent(examined)
     model = next_model(examined.task.spec, examined.round, parent, total)
     if digest(model) != certificate.model:
         raise AuditFailure(
@@ -221,7 +254,7 @@ def _require_aggregate(examined: Examined) -> str:
         )
     if evidence.blob(certificate.model, "model") != model.blob():
         raise AuditFailure("the model blob differs from the recomputed model")
-    return f"{len(components)} component sums opened; model {to_hex(certificate.model)[:18]} recomputed bit for bit"
+    return f"{components} component sums opened; model {to_hex(certificate.model)[:18]} recomputed bit for bit"
 
 
 def _require_lineage(examined: Examined) -> None:

@@ -27,12 +27,7 @@ def quantise(
 
     Raises OutOfRange on NaN or infinity, and when rounding alone could exceed the norm (norm <= sqrt(d)).
     """
-    flat = np.asarray(delta, dtype=np.float64).ravel()
-    if not np.isfinite(flat).all():
-        raise OutOfRange(
-            f"{int((~np.isfinite(flat)).sum())} of {flat.size} coordinates of the update are NaN or infinite",
-            hint="lower the learning rate, or look at the training loss of this node",
-        )
+    flat = require_finite(delta)
     if not 0.0 < weight <= 1.0:
         raise OutOfRange(f"a weight lies in (0, 1], not {weight}")
     scaled = np.clip(flat, -clip, clip) * (weight * (2 ** (bits - 1) - 1) / clip)
@@ -45,6 +40,17 @@ def quantise(
             raise OutOfRange(f"a norm of {norm} units is less than {flat.size} coordinates may get by rounding")
         rounded = _rounded(scaled * min(1.0, room / np.linalg.norm(scaled)), noise, bits)
     return rounded
+
+
+def require_finite(delta: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The update as float64[d]; OutOfRange on NaN or infinity."""
+    flat: NDArray[np.float64] = np.asarray(delta, dtype=np.float64).ravel()
+    if not np.isfinite(flat).all():
+        raise OutOfRange(
+            f"{int((~np.isfinite(flat)).sum())} of {flat.size} coordinates of the update are NaN or infinite",
+            hint="lower the learning rate, or look at the training loss of this node",
+        )
+    return flat
 
 
 def _rounded(scaled: NDArray[np.float64], noise: NDArray[np.float64], bits: int) -> Values:

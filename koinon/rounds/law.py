@@ -400,6 +400,8 @@ class Federation(CommitteeLaw):
         """From here on the accepted set never changes: it is what the committee opens, once."""
         round_.phase, round_.closed_ms = "closed", self.state.time_ms
         round_.updates_root = round_.rebuilt_updates_root(identity)
+        opened, accepted = self.state.tasks[identity].opened, len(round_.submissions)
+        opened[accepted] = opened.get(accepted, 0) + 1
 
     def _fix_if_complete(self, identity: bytes, task: Task, round_: Round) -> None:
         """Waits for nobody from whom no update can come any more."""

@@ -12,6 +12,8 @@ from msgspec import Meta
 
 from koinon.encoding import U32, U63, Address, Digest, Message, Name, Signature, Text, decode
 from koinon.epochs import Seats
+from koinon.errors import OutOfRange
+from koinon.privacy.budget import NoisePlan, plan_noise
 from koinon.privacy.validation.bounds import NORM_MAX
 from koinon.wire import Admission, Fault, MaskAnnouncement, MaskReveal, Revocation, RoundCertificate, SignedReceipt
 
@@ -34,10 +36,13 @@ class TaskSpec(Message, frozen=True):
     scalars. `clip` bounds each coordinate of an update (float32 units, in millionths), `bits` is the width of a
     quantised coordinate. Of an update in mode `shares` the L2 norm is proved to be at most `norm_bound` (millionths,
     as `clip`; 0: see `norm`), unless `validate` is off; with `aligned` also that its inner product with the task's
-    last step g is at least that many millionths of the bound times ||g||. `cohort_min` is the least number of accepted
-    updates with which a round may open its aggregate; `cohort_max` the most nodes invited. `strategy` names a file of
-    koinon.learning; `config` is handed to it and to every node's `fit` as (key, value) text pairs. `reward` is paid
-    in credits for each accepted update. `nonce` tells a second run of the same task from the first.
+    last step g is at least that many millionths of the bound times ||g||. With a `noise_multiplier` (millionths; 0: no
+    noise) each node clips its update to an L2 norm of `l2_clip` (millionths, as `clip`) and adds noise, for differential
+    privacy at `delta` (millionths): see koinon.privacy.budget. With `commit` nodes publish Pedersen commitments.
+    `cohort_min` is the least number of accepted updates with which a round may open its aggregate; `cohort_max` the
+    most nodes invited. `strategy` names a file of koinon.learning; `config` is handed to it and to every node's `fit`
+    as (key, value) text pairs. `reward` is paid in credits for each accepted update. `nonce` tells a second run of the
+    same task from the first.
     """
 
     name: Name
@@ -52,6 +57,10 @@ class TaskSpec(Message, frozen=True):
     norm_bound: Annotated[int, Meta(ge=0, le=2**53)] = 0
     validate: bool = True
     aligned: Annotated[int, Meta(ge=-MILLION, le=MILLION)] | None = None
+    noise_multiplier: Annotated[int, Meta(ge=0, le=100 * MILLION)] = 0
+    l2_clip: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    delta: Annotated[int, Meta(ge=1, le=MILLION - 1)] = 10
+    commit: bool = False
     cohort_min: Annotated[int, Meta(ge=3, le=COHORT_MAX)] = 3
     cohort_max: Annotated[int, Meta(ge=3, le=COHORT_MAX)] = 128
     round_ms: Annotated[int, Meta(ge=1_000, le=7 * 86_400_000)] = 120_000
@@ -65,19 +74,44 @@ class TaskSpec(Message, frozen=True):
         keys = [key for key, _ in self.config]
         if keys != sorted(set(keys)):
             raise ValueError("config keys are not in strictly ascending order")
+        if bool(self.noise_multiplier) != bool(self.l2_clip):
+            raise ValueError("noise_multiplier and l2_clip go together")
+        try:
+            plan = self.noise_plan
+        except OutOfRange as error:
+            raise ValueError(f"{error.message} ({error.hint})") from None
+        if plan is not None and self.norm and self.norm < plan.norm:
+            raise ValueError(f"norm_bound leaves no room for the noise: it needs {plan.norm} units, not {self.norm}")
+
+    @property
+    def noise_plan(self) -> NoisePlan | None:
+        """Each node's noise; None when the task has none."""
+        if not self.noise_multiplier:
+            return None
+        return plan_noise(
+            dimension=self.dimension,
+            bits=self.bits,
+            clip=self.clip / MILLION,
+            l2_clip=self.l2_clip / MILLION,
+            multiplier=self.noise_multiplier / MILLION,
+            cohort_min=self.cohort_min,
+        )
 
     @property
     def norm(self) -> int:
         """The proved bound in units of the quantiser, rounded down; 0 when nothing is proved.
 
-        Without a `norm_bound`: NORM_CLIPS times the clip, or less where coordinates at the clip cannot reach it
-        (small models), or where the sum of a full cohort or a proof could not carry it.
+        Without a `norm_bound`: what clipping and noise may come to; without noise NORM_CLIPS times the clip, or less
+        where coordinates at the clip cannot reach it (small models), or where the sum of a full cohort or a proof
+        could not carry it.
         """
         if self.mode != "shares" or not self.validate:
             return 0
         limit: int = 2 ** (self.bits - 1) - 1
         if self.norm_bound:
             return max(1, self.norm_bound * limit // self.clip)
+        if (plan := self.noise_plan) is not None:
+            return plan.norm
         reached = isqrt(self.dimension * limit**2)
         return min(NORM_CLIPS * limit, reached, NORM_MAX, NORMS_SUM_MAX // self.cohort_max)
 

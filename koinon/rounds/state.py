@@ -124,7 +124,8 @@ class Round(Record):
 
 
 class Task(Record):
-    """`barred`: nodes that handed in a provably false update, and in which round; they are not invited again."""
+    """`barred`: nodes that handed in a provably false update, and in which round; they are not invited again.
+    `opened`: of how many rounds the sum of so many updates was fixed, and may have been opened."""
 
     spec: TaskSpec
     submitter: Address
@@ -138,6 +139,7 @@ class Task(Record):
     aborted_in_a_row: int = 0
     rewards: dict[Address, int] = msgspec.field(default_factory=dict)
     barred: dict[Address, int] = msgspec.field(default_factory=dict)
+    opened: dict[int, int] = msgspec.field(default_factory=dict)
 
     def round(self, number: int) -> Round | None:
         return next((each for each in reversed(self.rounds) if each.number == number), None)

@@ -48,6 +48,11 @@ def submit(
     """Submit a digits task; its identity."""
     path = federation.folder / f"{name}.toml"
     path.write_text(TASK.format(name=name, epochs=epochs, round_seconds=round_seconds))
+    return submit_file(federation, path, mode=mode, rounds=rounds)
+
+
+def submit_file(federation: LocalFederation, path: Path, *, mode: str = "shares", rounds: int = 2) -> bytes:
+    """Submit a task file; the task's identity."""
     federation.submit("node-0", path, mode=mode, rounds=rounds)
 
     async def ask() -> bytes:

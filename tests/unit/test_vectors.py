@@ -51,6 +51,9 @@ SEATS = (
 )
 CHECKPOINT = wire.Checkpoint(epoch=2, sequence=128, state=_d("state"), next=epoch_change(3, SEATS).struct_hash())
 ROUND = {"task": _d("task"), "round": 7}
+SHARES = wire.SealedShares(seed=_d("seed share"), key=_d("key share"), box=b"b" * 112)
+ANNOUNCEMENT = wire.MaskAnnouncement(public_key=_d("mask key"), seed_commitment=_d("mask seed"), shares=(SHARES,))
+REVEAL = wire.MaskReveal(shares=(b"s" * 32, b""))
 MESSAGES: list[Message] = [
     ADMISSION,
     REVOCATION,
@@ -72,7 +75,10 @@ MESSAGES: list[Message] = [
     SEATS[0],
     Handover(certificate=wire.CheckpointCertificate(checkpoint=CHECKPOINT, signatures=(SIGNATURE,)), seats=SEATS),
     wire.BlobUpload(digest=_d("blob"), size=10),
-    wire.Update(**ROUND, node=_a("node"), mode="shares", public=b"public"),
+    wire.Update(**ROUND, node=_a("node"), mode="shares", public=b"public", commitment=b"c" * 48),
+    SHARES,
+    ANNOUNCEMENT,
+    REVEAL,
     wire.Piece(**ROUND, node=_a("node"), replica=1, update=_d("update"), sealed=b"sealed"),
     wire.Receipt(**ROUND, node=_a("node"), update=_d("update")),
     RECEIPT,
@@ -94,6 +100,8 @@ MESSAGES: list[Message] = [
         **ROUND, parent_model=_d("parent"), update=_d("update"), examples=300, loss=-5, receipts=(RECEIPT,)
     ),
     operations.ReportFault(fault=wire.Fault(**ROUND, node=_a("node")), signatures=(RECEIPT,)),
+    operations.AnnounceMasks(**ROUND, announcement=ANNOUNCEMENT),
+    operations.RevealShares(**ROUND, reveal=REVEAL),
     operations.CloseRound(**ROUND),
     operations.CompleteRound(certificate=CERTIFICATE, signatures=(RECEIPT,)),
     operations.ReportEvaluation(**ROUND, loss=123, accuracy=950_000, examples=72),

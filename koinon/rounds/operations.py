@@ -37,8 +37,8 @@ class TaskSpec(Message, frozen=True):
     quantised coordinate. Of an update in mode `shares` the L2 norm is proved to be at most `norm_bound` (millionths,
     as `clip`; 0: see `norm`), unless `validate` is off; with `aligned` also that its inner product with the task's
     last step g is at least that many millionths of the bound times ||g||. With a `noise_multiplier` (millionths; 0: no
-    noise) each node clips its update to an L2 norm of `l2_clip` (millionths, as `clip`) and adds noise, for differential
-    privacy at `delta` (millionths): see koinon.privacy.budget. With `commit` nodes publish Pedersen commitments.
+    noise) each node clips its update to an L2 norm of `l2_clip` (millionths, as `clip`) and adds noise, for privacy at
+    `delta` (millionths): see koinon.privacy.budget. With `commit` nodes publish Pedersen commitments.
     `cohort_min` is the least number of accepted updates with which a round may open its aggregate; `cohort_max` the
     most nodes invited. `strategy` names a file of koinon.learning; `config` is handed to it and to every node's `fit`
     as (key, value) text pairs. `reward` is paid in credits for each accepted update. `nonce` tells a second run of the

@@ -58,6 +58,7 @@ class Aggregator:
         self.runners: dict[bytes, Runner] = {}
         self._tasks_concurrent_max = tasks_concurrent_max
         self._data = home / config.data
+        self._committees = Committees(self.federation, self._data / HANDOVERS_FILE)
         self._outbox = Outbox(self._data / "outbox.sqlite")
         self._timings = Timings(self._data / TIMINGS_FILE)
         self._working: dict[bytes, asyncio.Task[None]] = {}
@@ -72,8 +73,7 @@ class Aggregator:
             served, address = await listen(self._application(), self.home, self.config)
             stack.push_async_callback(served.cleanup)
             log.info("listening", extra={"host": address[0], "port": address[1]})
-            committees = Committees(self.federation, self._data / HANDOVERS_FILE)
-            client = await stack.enter_async_context(CommitteeClient(committees, self.signer))
+            client = await stack.enter_async_context(CommitteeClient(self._committees, self.signer))
             ledger = await self._until_answered(lambda: in_thread(Ledger.connect, self.federation.network, self.signer))
             self._chain_seen = time.monotonic()
             await self._enrol(client, ledger)
@@ -178,6 +178,7 @@ class Aggregator:
     def status(self) -> dict[str, object]:
         return {
             "ready": self.readiness(),
+            "epoch": self._committees.federation.epoch,
             "tasks": [runner.status.as_dict() for _, runner in sorted(self.runners.items())],
             "outbox": self._outbox.counts(),
         }

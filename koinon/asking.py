@@ -20,6 +20,7 @@ from koinon.config import FederationFile
 from koinon.encoding import decode
 from koinon.epochs import Handover, Seat
 from koinon.errors import KoinonError, Missing, RemoteError, Replayed, Unavailable, UnknownSigner, WrongEpoch
+from koinon.observe import EPOCH
 from koinon.service import BODY_BYTES_MAX, CONTENT_TYPE, EPOCH_HEADER, client_tls, raise_refusal, read_answer
 from koinon.signing import authenticate
 
@@ -61,6 +62,7 @@ class Asker:
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS + 5, sock_connect=CONNECT_TIMEOUT_SECONDS)
         connector = aiohttp.TCPConnector(ssl=self._tls or False, limit=0)
         self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
+        EPOCH.set(self.federation.epoch)
         return self
 
     async def __aexit__(
@@ -81,6 +83,7 @@ class Asker:
             while await self._refresh_once():
                 moved = True
             self._later, self._refreshed = False, time.monotonic()
+            EPOCH.set(self.federation.epoch)
         return moved
 
     async def _refresh_once(self) -> bool:

@@ -114,7 +114,12 @@ class Agent:
 
     async def _ready(self, _: web.Request) -> web.Response:
         ready = self.state in (State.ONLINE, State.READY, State.RUNNING)
-        body = {"ready": ready, "state": self.state.value, "tasks": len(self._followers)}
+        body = {
+            "ready": ready,
+            "state": self.state.value,
+            "tasks": len(self._followers),
+            "epoch": self._home.committees.federation.epoch,
+        }
         return web.json_response(body, status=200 if ready else 503)
 
     async def _work(self, committee: CommitteeClient) -> None:

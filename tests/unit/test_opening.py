@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+import pytest
 
-from koinon.config import ContractAddresses, FederationFile, ReplicaEntry
-from koinon.encoding import keccak, to_hex
+from koinon.config import ContractAddresses, FederationFile, PaillierEntry, ReplicaEntry
+from koinon.encoding import encode, keccak, to_hex
+from koinon.errors import KeyOutdated
 from koinon.learning.parameters import Parameters, from_arrays
-from koinon.opening import ClosedRound, last_step, round_setting, signed_contributions
+from koinon.opening import ClosedRound, committee_key, key_is_current, last_step, round_setting, signed_contributions
+from koinon.privacy.paillier_key import PaillierKey
 from koinon.privacy.validation import Alignment
 from koinon.signing import seal
 from koinon.wire import Contribution
@@ -70,3 +73,18 @@ def test_the_least_inner_product_follows_from_the_bound_and_the_steps_length() -
     assert not ClosedRound(federation(), world.task, spec, round_).wants_direction
     moved = msgspec.structs.replace(round_, previous=keccak(b"before"))
     assert ClosedRound(federation(), world.task, spec, moved).wants_direction
+
+
+@pytest.mark.filterwarnings("ignore:a Paillier key of 2048 bits")
+def test_a_paillier_key_of_another_committee_is_refused() -> None:
+    bits = 2048
+    n, hs = (1 << (bits - 1)) + 1, 2
+    key = PaillierKey(bits=bits, replicas=4, epoch=0, n=n.to_bytes(bits // 8, "big"), hs=hs.to_bytes(bits // 4, "big"))
+    entry = PaillierEntry(bits=bits, public_key=to_hex(encode(key)))
+    first = msgspec.structs.replace(federation(), paillier=entry)
+    assert committee_key(first) == encode(key)
+    later = msgspec.structs.replace(first, epoch=1)
+    assert not key_is_current(later)
+    with pytest.raises(KeyOutdated, match="another committee"):
+        committee_key(later)
+    assert committee_key(federation()) == b""

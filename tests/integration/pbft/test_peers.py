@@ -154,3 +154,30 @@ def test_a_restarted_peer_replaces_its_old_link(tmp_path: Path) -> None:
                 await again.peers.stop()
 
     asyncio.run(scenario())
+
+
+def test_a_peer_of_a_later_epoch_is_not_let_in_and_is_a_reason_to_ask_for_proof(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        committee = Committee(tmp_path)
+        later = committee.federation.with_committee(1, committee.seats(0, 1, 2, 3))
+        overtaken = asyncio.Event()
+        behind = Peers(committee.federation, 1, committee.signers[1], ignore, overtaken.set)
+        ahead = Peers(later, 0, committee.signers[0], ignore)
+        app = web.Application()
+        app.router.add_get("/v1/peer", behind.accept)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", int(committee.urls[1].rpartition(":")[2])).start()
+        await ahead.start()
+        try:
+            async with asyncio.timeout(10):
+                await overtaken.wait()
+            assert behind.connected == ahead.connected == ()
+        finally:
+            await ahead.stop()
+            await runner.cleanup()
+
+    async def ignore(peer: int, data: bytes) -> None:
+        pass
+
+    asyncio.run(scenario())

@@ -24,6 +24,7 @@ from koinon.ceremony import (
     require_transcript,
     sign_word,
 )
+from koinon.committees import Committees
 from koinon.config import (
     ContractAddresses,
     FederationFile,
@@ -34,10 +35,13 @@ from koinon.config import (
     write_atomically,
 )
 from koinon.encoding import encode, from_hex, keccak, to_hex
+from koinon.epochs import Handover, Seat, epoch_change
 from koinon.errors import BadPiece, ConfigError
+from koinon.opening import key_is_current
 from koinon.privacy import SealingKey
 from koinon.privacy.paillier_key import BITS_FLOOR
 from koinon.signing import Signer
+from koinon.wire import Checkpoint, CheckpointCertificate
 from node.cli import app
 from tests.unit.privacy.federation import seeded
 
@@ -205,6 +209,31 @@ def test_the_whole_ceremony_by_its_commands(site: Site) -> None:
     again = site.run("deal", folder, "--federation", federation, "--bits", BITS_FLOOR)
     assert again.exit_code == 2
     assert "never dealt twice" in again.output
+
+
+def test_after_a_change_the_key_of_the_new_committee_goes_into_the_file_that_everybody_follows_from(site: Site) -> None:
+    seats = tuple(
+        Seat(address=signer.address, sealing_key=SealingKey.derive(signer.secret, 3).public, url=f"http://h:{index}")
+        for index, signer in enumerate(reversed(REPLICAS))
+    )
+    following = epoch_change(3, seats).struct_hash()
+    checkpoint = Checkpoint(epoch=2, sequence=64, state=bytes(32), next=following)
+    signatures = tuple(signer.sign(FEDERATION.domain, checkpoint) for signer in REPLICAS[:3])
+    certificate = CheckpointCertificate(checkpoint=checkpoint, signatures=signatures)
+    for index in range(4):
+        assert Committees(FEDERATION, site.home(index) / "data" / "handovers").add(
+            [Handover(certificate=certificate, seats=seats)]
+        )
+    folder, first, now = site.folder / "ceremony", site.folder / "federation.json", site.folder / "now.json"
+    save_federation(now, FEDERATION.with_committee(3, seats))
+    site.json("deal", folder, "--federation", now, "--bits", BITS_FLOOR)
+    for index in range(3):
+        site.json("accept", folder, "--home", site.home(index))
+    site.json("finish", folder, "--federation", now, "--into", first)
+    given = load_federation(first)
+    assert given.epoch == 2
+    assert not key_is_current(given)
+    assert key_is_current(given.with_committee(3, seats))
 
 
 def test_nothing_that_the_dealer_wrote_holds_a_share(site: Site) -> None:

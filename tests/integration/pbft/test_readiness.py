@@ -1,0 +1,36 @@
+"""What a replica process answers to those who watch it, alone and without a seat."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.integration.committee import Committee
+
+
+async def ask(url: str) -> tuple[int, dict[str, Any]]:
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        return answer.status, await answer.json()
+
+
+def test_a_replica_that_cannot_do_its_part_says_why_and_is_healthy_all_the_same(tmp_path: Path) -> None:
+    async def scenario(committee: Committee) -> None:
+        newcomer = committee.newcomer()
+        committee.start(0, newcomer)
+        await committee.until(0, lambda said: said["state"] == "no quorum of links")
+        await committee.until(newcomer, lambda said: said["state"] == "standby")
+        for index, reason in ((0, "no quorum of links"), (newcomer, "standby")):
+            status, said = await ask(f"{committee.urls[index]}/readyz")
+            assert (status, said["ready"]) == (503, False)
+            assert reason in said["reasons"]
+            assert await ask(f"{committee.urls[index]}/healthz") == (200, {"ok": True, "problems": []})
+        async with aiohttp.ClientSession() as session, session.get(f"{committee.urls[0]}/metrics") as answer:
+            metrics = await answer.text()
+        for line in ("koinon_epoch 0.0", "koinon_links 0.0", "koinon_ready 0.0", "koinon_lag 0.0"):
+            assert line in metrics
+
+    with Committee(tmp_path) as committee:
+        asyncio.run(scenario(committee))

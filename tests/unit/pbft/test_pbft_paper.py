@@ -24,7 +24,8 @@ from pbft.messages import (
     Relay,
 )
 from pbft.quorum import Committee, faulty_max, quorum
-from tests.simulation.world import DOMAIN, committee
+from tests.simulation.byzantine import LIARS
+from tests.simulation.world import DOMAIN, World, committee
 
 from .bench import Bench, of, persisted, said, voted
 
@@ -236,3 +237,22 @@ def test_a_word_is_written_down_before_it_is_said() -> None:
     prepared = bench.receive(2, bench.prepare(2, 1, batch))
     assert [type(effect) for effect in prepared] == [Persist, Send]
     assert isinstance(persisted(prepared)[0], PreparedProof)
+
+
+@pytest.mark.parametrize("n", [4, 7])
+def test_section_4_1_a_client_believes_f_plus_1_equal_replies_and_f_liars_cannot_make_one(n: int) -> None:
+    world = World(n, seed=1)
+    liars = range(1, 1 + world.committee.f)
+    world.byzantine = dict.fromkeys(liars, LIARS["two-faced"])
+    key = world.request(0, 1, b"x")
+    assert world.run_until(lambda: len(world.replies.get(key, {})) == n, 10_000)
+    believed = {result for result in world.replies[key].values() if not result.startswith(b"lie")}
+    assert world.believed(key) == believed
+    assert len(believed) == 1
+
+
+def test_section_4_1_a_client_that_hears_nothing_sends_to_all_and_is_answered() -> None:
+    world = World(4, seed=2)
+    world.crash(1)
+    key = world.request(0, 1, b"x", to=1)
+    assert world.run_until(lambda: world.answered(key), 10_000)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from koinon.encoding import decode, encode
+from koinon.encoding import decode, encode, keccak
 from koinon.wire import Phase
 from pbft.certificates import batch_digest
 from pbft.events import (
@@ -266,3 +266,34 @@ def test_votes_are_typed_so_that_a_contract_can_check_them() -> None:
     bench = Bench()
     (send,) = of(Send, bench.receive(0, bench.pre_prepare(1, bench.batch())))
     assert decode(type(send.message), encode(send.message)) == send.message
+
+
+def test_section_4_4_the_timer_stops_once_the_request_is_executed() -> None:
+    bench = Bench(2)
+    request = bench.request(1)
+    bench.ask(request)
+    bench.order(1, bench.batch(request))
+    assert not said(SignedViewChange, bench.wait(20_000))
+    assert bench.replica.active
+
+
+def test_section_4_4_a_view_change_tells_of_nothing_below_its_stable_checkpoint() -> None:
+    bench = Bench(2)
+    for sequence in range(1, 6):
+        bench.order(sequence, bench.batch(bench.request(sequence)))
+    state = keccak(bench.replica._snapshots[4])
+    for who in (0, 1, 3):
+        bench.receive(who, bench.checkpoint(who, 4, state))
+    signed = said(SignedViewChange, _timeout(bench))[0]  # type: ignore[arg-type]
+    assert signed.message.stable.checkpoint.sequence == 4
+    assert [proof.sequence for proof in signed.message.prepared] == [5]
+
+
+def test_section_4_5_1_no_view_is_skipped_while_one_is_awaited_but_for_f_plus_1() -> None:
+    """A replica that left for view 1 stays there until the timer or f+1 others move it."""
+    bench = Bench(2)
+    _timeout(bench)
+    bench.receive(3, bench.view_change(3, 9))
+    assert bench.replica.view == 1
+    bench.receive(0, bench.view_change(0, 8))
+    assert bench.replica.view == 8

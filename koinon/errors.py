@@ -35,6 +35,7 @@
     ├── TrainingError          the user's model code failed or answered with the wrong shape
     ├── AuditFailure           the first lie that the audit found
     ├── StorageDamaged         a file of ours is not what was written to it
+    ├── StorageFailed          the disk is full, read-only or broken
     └── InvariantBroken        our own bug: stop rather than continue wrongly
 
 `code` is a stable, lower-case name for counters, logs and `--json`; `hint` says what to do next.
@@ -211,6 +212,11 @@ class AuditFailure(KoinonError):
 
 class StorageDamaged(KoinonError):
     code = "storage-damaged"
+    exit_code = 8
+
+
+class StorageFailed(KoinonError):
+    code = "storage-failed"
     exit_code = 8
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from koinon.config import load_party
-from koinon.errors import ConfigError, KoinonError
+from koinon.errors import ConfigError, KoinonError, StorageFailed
 from koinon.observe import configure_logging
 
 from .home import ReplicaHome
@@ -91,10 +91,17 @@ def main(arguments: list[str] | None = None) -> int:
         configure_logging(_level(options.home))
         _runner(serve(options.home))
     except KoinonError as error:
-        log.critical(error.message, extra={"code": error.code, "hint": error.hint})
-        sys.stderr.write(f"koinon-replica: {error.message}\n" + (f"  {error.hint}\n" if error.hint else ""))
-        return error.exit_code
+        return _failed(error)
+    except OSError as error:  # the network's are caught where they happen: this is the disk, on a write or the next
+        hint = "give the data folder room and let it be written; what this replica said is on disk, so start it again"
+        return _failed(StorageFailed(f"the data folder cannot be used: {error}", hint=hint))
     return 0
+
+
+def _failed(error: KoinonError) -> int:
+    log.critical(error.message, extra={"code": error.code, "hint": error.hint})
+    sys.stderr.write(f"koinon-replica: {error.message}\n" + (f"  {error.hint}\n" if error.hint else ""))
+    return error.exit_code
 
 
 def _level(home: Path) -> str:

@@ -23,9 +23,15 @@ class Replies:
         self._waiting: dict[bytes, dict[int, list[Future]]] = {}
         self._since: dict[Future, float] = {}
         self._swept = 0.0
+        self._over: KoinonError | None = None
 
     def wait(self, client: bytes, number: int) -> Future:
-        """A new future; Unavailable when this client has too many. Cancel it to wait no longer."""
+        """A new future; Unavailable when this client has too many, or the error of `refuse_all` after it.
+
+        Cancel it to wait no longer.
+        """
+        if self._over is not None:
+            raise self._over
         numbers = self._waiting.setdefault(client, {})
         if sum(map(len, numbers.values())) >= WAITING_PER_CLIENT_MAX:
             raise Unavailable("too many requests wait", hint="wait for earlier requests to be answered")
@@ -60,7 +66,8 @@ class Replies:
                         future.set_exception(Replayed(f"request {other} was overtaken by {number}"))
 
     def refuse_all(self, error: KoinonError) -> None:
-        """Nobody here is answered any more."""
+        """Nobody here is answered any more, nor whoever asks from now on."""
+        self._over = error
         for future in list(self._since):
             if not future.done():
                 future.set_exception(error)

@@ -200,6 +200,7 @@ class ReplicaServer:
 
     async def stop(self) -> None:
         """Take no more, finish what is being written, close."""
+        self.engine.refuse_all(Unavailable("this replica stops", hint="send it again"))
         for task in self._helpers.values():
             task.cancel()
         await asyncio.gather(*self._helpers.values(), return_exceptions=True)

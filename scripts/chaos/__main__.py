@@ -98,7 +98,7 @@ class Chaos:
             table.add_row(
                 one.fault, one.network, one.outcome, str(one.acknowledged), f"{one.gap_seconds:.1f}", bound,
                 f"{one.recovery_seconds:.1f}", f"{one.recovery_seconds_max:.0f}", f"{one.memory_mb:.0f}",
-                "; ".join([*one.problems[:1], *one.notes]),
+                "; ".join([*(line.splitlines()[0] for line in one.problems[:1]), *one.notes]),
             )  # fmt: skip
         return table
 

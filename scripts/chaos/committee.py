@@ -144,12 +144,6 @@ class Committee(LocalFederation):
             await asyncio.sleep(POLL_SECONDS)
         return code
 
-    async def resettle(self, *indices: int) -> None:
-        """Start these replicas again and wait until they are ready."""
-        for index in indices:
-            self.up(index)
-        await self.settled(*indices)
-
     def log_tail(self, index: int) -> str:
         return tail(self.logs / f"{self.replicas[index]}.log")
 

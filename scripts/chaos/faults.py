@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from koinon.errors import Unavailable
+from koinon.errors import StorageFailed, Unavailable
 
 from .namespaces import Namespaces
 from .proxies import Proxies
@@ -119,7 +119,7 @@ async def disk_full(scene: Scene) -> None:
         scene.committee.up(victim)
         code = await scene.committee.ended(victim, seconds=60.0)
         said = scene.committee.log_tail(victim)
-        scene.require(code not in (0, 70), f"a replica without room ended with code {code}")
+        scene.require(code == StorageFailed.exit_code, f"a replica without room ended with code {code}")
         scene.require("No space left" in said, f"a replica without room does not say so:\n{said}")
         scene.note(f"it stopped with code {code}")
         await scene.goes_on()
@@ -183,7 +183,8 @@ async def impostor(scene: Scene, program: list[str]) -> int:
     victim = (old + 1) % len(committee.everybody)
     committee.down(victim)
     committee.programs[victim] = program
-    await committee.resettle(victim)
+    committee.up(victim)  # one whose clock is wrong may follow by state transfer only, and never be ready
+    await committee.caught_up(await committee.head(), seconds=60.0)
     committee.signal(old, signal.SIGSTOP)
     try:
         await _until(scene, lambda view: view % len(committee.everybody) != old, "the frozen primary is not replaced")

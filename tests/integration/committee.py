@@ -209,6 +209,9 @@ class Committee:
     def signal(self, index: int, number: signal.Signals) -> None:
         self._processes[index].send_signal(number)
 
+    def pid(self, index: int) -> int:
+        return self._processes[index].pid
+
     def wait(self, index: int) -> int:
         """The exit code of a replica that was asked to end."""
         process = self._processes.pop(index)

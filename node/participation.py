@@ -106,8 +106,8 @@ class Participation:
         timing = Timing()
         record = await in_thread(lambda: self._submissions.load(identity, round_.number))
         resent = record is not None
+        federation = await self._committee.federation_of(round_.epoch)  # to whose keys the pieces are sealed
         if record is None:
-            federation = await self._committee.federation_of(round_.epoch)  # to whose keys the pieces are sealed
             board = await self.masking.board(identity) if task.spec.mode == MASKED else None
             parent = await self._parent(identity, round_)
             direction = await self._direction(task.spec, round_, parent)
@@ -127,7 +127,15 @@ class Participation:
         if not record.operation:
             record = await timing.of("deliver", self._deliver(record, task.spec))
         await timing.of("submit", self._submit(record))
+        if task.spec.mode == "paillier":
+            await in_thread(lambda: self._prepare(federation, identity, task.spec, round_))
         return record, timing, resent
+
+    def _prepare(self, federation: FederationFile, identity: bytes, spec: TaskSpec, round_: Round) -> None:
+        """While the node waits for the others: draw the encryption randomness of its next update."""
+        from koinon.privacy.paillier import prepare
+
+        prepare(round_setting(federation, identity, spec, round_), secrets.token_bytes)
 
     # --- train -----------------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ from .knowledge import proof_bytes, prove_knowledge, require_knowledge
 from .mode import Digests, Entropy, Held, Opened, Protected, Setting, Values
 from .modular import lagrange_at_zero, powers, product_of_powers
 from .packing import Slots
-from .paillier_key import EXPONENT_BYTES, PublicKey, key_of, masks_of, share_of
+from .paillier_key import PublicKey, key_of, masks_of, share_of
 from .phe_interop import require_encryption
 
 CHALLENGE_BYTES = 16
@@ -57,11 +57,11 @@ class Paillier:
     def protect(self, setting: Setting, node: bytes, values: Values, entropy: Entropy) -> Protected:
         key = key_of(setting)
         require_in_range(values, dimension=setting.dimension, bits=setting.bits)
-        masks, plains = masks_of(key), _slots(setting, key).pack(values)
-        exponents = [entropy(EXPONENT_BYTES) for _ in plains]
-        pairs = zip(plains, exponents, strict=True)
-        ciphertexts = _join(((1 + m * key.n) * masks.power(a) % key.n2 for m, a in pairs), key.cipher_bytes)
-        proof = prove_knowledge(setting, key, node, ciphertexts, plains, exponents, entropy)
+        source, plains = masks_of(key), _slots(setting, key).pack(values)
+        drawn = [source.take(entropy) for _ in plains]
+        pairs = zip(plains, drawn, strict=True)
+        ciphertexts = _join(((1 + m * key.n) * mask % key.n2 for m, (_, mask) in pairs), key.cipher_bytes)
+        proof = prove_knowledge(setting, key, node, ciphertexts, plains, [exponent for exponent, _ in drawn], entropy)
         return Protected(ciphertexts + proof, (b"",) * setting.replicas)
 
     def check(self, setting: Setting, node: bytes, public: bytes, replica: int, piece: bytes) -> None:
@@ -132,6 +132,12 @@ class Paillier:
         plains, roots = _parse_witness(key, slots, witness)
         require_openings(key, sums, plains, roots)
         return slots.unpack(plains, len(publics))
+
+
+def prepare(setting: Setting, entropy: Entropy) -> None:
+    """Make the randomness of the next update under this key, while there is nothing else to do."""
+    key = key_of(setting)
+    masks_of(key).fill(_slots(setting, key).integers, entropy)
 
 
 def require_proof(setting: Setting, node: bytes, public: bytes) -> None:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -212,10 +213,41 @@ def parse_key(data: bytes) -> PublicKey:
     return PublicKey(bits, message.replicas, message.epoch, n, n * n, hs)
 
 
+class MaskSource:
+    """Encryption randomness: pairs of a short exponent and hs to its power, drawn now or ahead of time.
+
+    What is made ahead stays in memory and is handed out once. The table of powers (8 MB at 3072 bits) is public.
+    """
+
+    def __init__(self, key: PublicKey) -> None:
+        self._table = FixedBase(key.hs, key.n2, EXPONENT_BYTES)
+        self._ready: deque[tuple[bytes, mpz]] = deque()
+
+    def fill(self, count: int, entropy: Entropy) -> None:
+        """Make pairs until `count` of them wait."""
+        while len(self._ready) < count:
+            self._ready.append(self._draw(entropy))
+
+    def take(self, entropy: Entropy) -> tuple[bytes, mpz]:
+        """A pair that nobody had before: one that waits, or a new one."""
+        try:
+            return self._ready.popleft()
+        except IndexError:
+            return self._draw(entropy)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._ready)
+
+    def _draw(self, entropy: Entropy) -> tuple[bytes, mpz]:
+        exponent = entropy(EXPONENT_BYTES)
+        return exponent, self._table.power(exponent)
+
+
 @lru_cache(maxsize=2)
-def masks_of(key: PublicKey) -> FixedBase:
-    """The table of powers of hs (8 MB at 3072 bits); it is public."""
-    return FixedBase(key.hs, key.n2, EXPONENT_BYTES)
+def masks_of(key: PublicKey) -> MaskSource:
+    """This process's source for a key."""
+    return MaskSource(key)
 
 
 def share_of(setting: Setting, replica: int) -> mpz:

@@ -17,13 +17,14 @@ from koinon.encoding import decode, encode, keccak
 from koinon.errors import BadPiece, CannotOpen, ConfigError
 from koinon.privacy import Setting
 from koinon.privacy.knowledge import ANSWER_BYTES
-from koinon.privacy.paillier import Paillier, ciphertexts_of, openings, summed
+from koinon.privacy.paillier import Paillier, ciphertexts_of, openings, prepare, summed
 from koinon.privacy.paillier_key import (
     BITS_DEFAULT,
     PaillierKey,
     PaillierShare,
     generate_key,
     key_of,
+    masks_of,
     parse_key,
 )
 from koinon.privacy.phe_interop import phe_key, phe_numbers
@@ -353,3 +354,33 @@ def test_the_other_modes_load_neither_phe_nor_gmpy2() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+# --- randomness ahead of time ------------------------------------------------------------------------------------
+
+
+def test_prepared_randomness_is_used_once_and_encrypts_as_ever(federation: Federation) -> None:
+    setting = federation.setting
+    source = masks_of(key_of(setting))
+    prepare(setting, seeded("pool"))
+    assert source.waiting == 3
+    first = PAILLIER.protect(setting, node(0), federation.updates[0], seeded("one"))
+    assert source.waiting == 0
+    second = PAILLIER.protect(setting, node(0), federation.updates[0], seeded("two"))
+    assert not set(ciphertexts_of(setting, node(0), first.public)) & set(
+        ciphertexts_of(setting, node(0), second.public)
+    )
+    for protected in (first, second):
+        PAILLIER.check(setting, node(0), protected.public, 0, b"")
+    federation.protected[node(0)] = first
+    for replica in range(4):
+        federation.say(replica, federation.sums(replica))
+    np.testing.assert_array_equal(federation.open().values, federation.total)
+
+
+def test_a_full_pool_is_left_alone(federation: Federation) -> None:
+    prepare(federation.setting, seeded("pool"))
+    prepare(federation.setting, lambda count: pytest.fail("drew more than it needs"))
+    source = masks_of(key_of(federation.setting))
+    while source.waiting:
+        source.take(seeded("drain"))

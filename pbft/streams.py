@@ -13,12 +13,17 @@ from collections.abc import Callable
 from aiohttp import WSMsgType, web
 
 from koinon.bundle import Outbox
-from koinon.errors import KoinonError, Malformed, Unavailable
+from koinon.errors import KoinonError, Malformed
 from koinon.service import refusal
-from koinon.streams import FRAME_BYTES_MAX, HEARTBEAT_SECONDS, OK, OUTBOX_BYTES_MAX, pack, read_asked
+from koinon.streams import FRAME_BYTES_MAX, HEARTBEAT_SECONDS, OK, pack, read_asked
+
+from .waiting import Shares, client_of
 
 STREAMS_MAX = 256
+STREAMS_PER_CLIENT_MAX = 32
 STREAM_REQUESTS_MAX = 2048
+ANSWERS_BYTES_MAX = 4 << 20
+"""A client that doesn't read its answers loses the oldest; it can ask again."""
 
 Ask = Callable[[bytes], asyncio.Future[bytes]]
 
@@ -29,6 +34,7 @@ class Streams:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
         self._open: set[web.WebSocketResponse] = set()
+        self._places = Shares("streams", all_max=STREAMS_MAX, each_max=STREAMS_PER_CLIENT_MAX)
 
     async def stop(self) -> None:
         for socket in list(self._open):
@@ -36,15 +42,14 @@ class Streams:
 
     async def accept(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/stream`: serve until the client leaves."""
-        if len(self._open) >= STREAMS_MAX:
-            raise Unavailable("too many streams are open", hint="ask over HTTP, or another replica")
-        socket = web.WebSocketResponse(max_msg_size=FRAME_BYTES_MAX, heartbeat=HEARTBEAT_SECONDS, compress=False)
-        await socket.prepare(request)
-        self._open.add(socket)
-        try:
-            await _Stream(socket, self._ask).serve()
-        finally:
-            self._open.discard(socket)
+        with self._places.hold(client_of(request.remote)):
+            socket = web.WebSocketResponse(max_msg_size=FRAME_BYTES_MAX, heartbeat=HEARTBEAT_SECONDS, compress=False)
+            await socket.prepare(request)
+            self._open.add(socket)
+            try:
+                await _Stream(socket, self._ask).serve()
+            finally:
+                self._open.discard(socket)
         return socket
 
 
@@ -54,7 +59,7 @@ class _Stream:
     def __init__(self, socket: web.WebSocketResponse, ask: Ask) -> None:
         self._socket = socket
         self._ask = ask
-        self._outbox = Outbox(messages_max=2 * STREAM_REQUESTS_MAX, bytes_max=OUTBOX_BYTES_MAX)
+        self._outbox = Outbox(messages_max=2 * STREAM_REQUESTS_MAX, bytes_max=ANSWERS_BYTES_MAX)
         self._running: set[asyncio.Future[bytes]] = set()
         self._room = asyncio.Event()
 
@@ -77,6 +82,7 @@ class _Stream:
                 return
             for tag, data in asked:
                 await self._take(tag, data)
+            await asyncio.sleep(0)  # whoever fills its stream with rubbish must not keep the loop to itself
 
     async def _take(self, tag: int, data: bytes) -> None:
         """Begin one request; a stream with too many waits here, and its client with it."""

@@ -1,4 +1,4 @@
-"""Two thousand committees in bad weather, and the soak that runs more. A failure names the command that replays it."""
+"""A thousand committees in bad weather, and the soak that runs more. A failure names the command that replays it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.simulation.run import main, soak
 from tests.simulation.weather import guarded, play
 
 SEEDS_PER_TEST = 50
-TESTS = 40
+TESTS = 20
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS_PER_TEST * TESTS, SEEDS_PER_TEST))
@@ -44,7 +44,7 @@ def test_a_failing_seed_names_its_replay_and_the_soak_goes_on(
     captured = capsys.readouterr()
     summary = json.loads(captured.out)
     assert summary["seeds"] == 8
-    assert 0 < len(summary["failed"]) < 8
+    assert summary["failed"][0] < 7, "it went on"
     for seed in summary["failed"]:
         assert f"make soak SEED={seed}" in captured.err
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 import msgspec
 
 from koinon.encoding import encode, keccak
-from koinon.errors import BadSignature, Malformed, Rejected, UnknownSigner
-from koinon.signing import Typed, recover, signing_digest
+from koinon.errors import Malformed, Rejected
 from koinon.wire import Receipt, Role, RoundCertificate
 
 from . import masks
-from .committee import CommitteeLaw
+from .membership import MembershipLaw
 from .operations import (
     AnnounceMasks,
     ChangeCommittee,
@@ -35,7 +34,7 @@ from .operations import (
     decode_operation,
 )
 from .rules import refuse, task_identity
-from .state import OPEN_PHASES, Member, Round, State, Submission, Task, nobody, rewards_root
+from .state import OPEN_PHASES, Round, State, Submission, Task, rewards_root
 from .validity import bar, is_complete, previous_model, require_provable
 
 TASKS_ACTIVE_MAX = 64
@@ -51,38 +50,12 @@ EVALUATION_WEIGHT_MAX = 2**23
 a sum that no longer encodes would stop every replica at its next checkpoint."""
 
 
-class Federation(CommitteeLaw):
+class Federation(MembershipLaw):
     """The replicated application: the state under the law. With `keeps_all_rounds` (audits) outcomes are the same."""
 
     keeps_all_rounds = False
 
     # --- what the ordered log asks ---------------------------------------------------------------------------
-
-    def admits(self, sender: bytes, operation: bytes = b"") -> None:
-        """UnknownSigner unless `sender` may use the log: an active member, the registrar to stop a task or change
-        the committee, or anybody who hands in an admission of its own, or a revocation, that the registrar signed and
-        that was not used."""
-        member = self.state.members.get(sender)
-        if member is not None and member.active:
-            return
-        try:
-            asked = decode_operation(operation)
-            match asked:
-                case Enrol() if asked.admission.member == sender:
-                    party, serial = sender, asked.admission.serial
-                    self._require_registrar(asked.admission, asked.signature)
-                case StopTask() | ChangeCommittee() if sender == self.genesis.registrar:
-                    return
-                case Revoke():
-                    party, serial = asked.revocation.member, asked.revocation.serial
-                    self._require_registrar(asked.revocation, asked.signature)
-                case _:
-                    raise UnknownSigner(f"0x{sender.hex()} is not a member")
-        except (Malformed, Rejected):
-            raise UnknownSigner(f"0x{sender.hex()} is not a member and shows no valid admission") from None
-        known = self.state.members.get(party)
-        if known is not None and serial <= known.serial:
-            raise UnknownSigner(f"0x{sender.hex()} shows a credential that was used before")
 
     def execute(self, sender: bytes, operation: bytes, time_ms: int) -> bytes:
         """Apply one ordered operation and answer with the bytes of an `Outcome`; never raises on bad input."""
@@ -143,35 +116,6 @@ class Federation(CommitteeLaw):
                 return self._report_evaluation(sender, operation)
             case AnnounceMasks() | RevealShares():
                 return self._mask(sender, operation)
-
-    def _enrol(self, sender: bytes, operation: Enrol) -> Outcome:
-        admission = operation.admission
-        if admission.member != sender:
-            refuse("admission", "the admission names another party than the sender")
-        self._require_registrar(admission, operation.signature)
-        known = self.state.members.get(sender)
-        used = known.serial if known is not None else 0
-        if admission.serial <= used:
-            refuse("admission", f"serial {admission.serial} is not above {used}, the last one used")
-        self.state.members[sender] = Member(
-            roles=admission.roles,
-            examples_max=admission.examples_max,
-            sealing_key=admission.sealing_key,
-            serial=admission.serial,
-            active=True,
-            joined_ms=self.state.time_ms,
-        )
-        return Outcome()
-
-    def _revoke(self, operation: Revoke) -> Outcome:
-        revocation = operation.revocation
-        self._require_registrar(revocation, operation.signature)
-        known = self.state.members.get(revocation.member, nobody(self.state.time_ms))
-        if revocation.serial <= known.serial:
-            refuse("admission", "a revocation that is older than the last admission")
-        known.active, known.serial = False, revocation.serial
-        self.state.members[revocation.member] = known
-        return Outcome()
 
     def _create_task(self, sender: bytes, operation: CreateTask) -> Outcome:
         identity = task_identity(sender, operation)
@@ -414,24 +358,6 @@ class Federation(CommitteeLaw):
             last.phase = "aborted"
         task.status, task.reason = status, reason
         task.version += 1
-
-    def _require_member(self, sender: bytes) -> Member:
-        member = self.state.members.get(sender)
-        if member is None or not member.active:
-            refuse("not-a-member", f"0x{sender.hex()} is not a member")
-        return member
-
-    def _require_role(self, sender: bytes, role: Role) -> None:
-        if not self._require_member(sender).roles & role.value:
-            refuse("role", f"0x{sender.hex()} has not the role {role.name}")
-
-    def _require_registrar(self, message: Typed, signature: bytes) -> None:
-        try:
-            signer = recover(signing_digest(self.domain, message), signature)
-        except BadSignature as error:
-            refuse("admission", error.message)
-        if signer != self.genesis.registrar:
-            refuse("admission", f"signed by 0x{signer.hex()}, who is not the registrar")
 
     def _task(self, identity: bytes) -> Task:
         task = self.state.tasks.get(identity)

@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+from koinon.client import CommitteeClient
 from koinon.config import load_party
 from koinon.errors import ConfigError, KoinonError, StorageFailed
 from koinon.observe import configure_logging
@@ -51,6 +52,8 @@ async def serve(path: Path) -> None:
 
 async def _epochs(path: Path) -> None:
     home = ReplicaHome(path)
+    async with CommitteeClient(home.committees) as client:  # before a word is said in an epoch that may be over
+        await client.refresh()
     _collect_garbage_seldom()
     while True:
         server = Standby(home) if home.index is None else ReplicaServer(home)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -210,6 +211,26 @@ def test_a_change_that_the_law_refuses_is_not_sent(tmp_path: Path) -> None:
                 await committee.hand_over(*seats)
             assert refused.value.rule == "committee-change"
         assert await committee.sequences(0, 1, 2, 3) == before
+
+    with Committee(tmp_path) as committee:
+        committee.start()
+        asyncio.run(scenario(committee))
+
+
+def test_a_replica_whose_disk_was_wiped_after_a_change_begins_in_the_new_epoch(tmp_path: Path) -> None:
+    async def scenario(committee: Committee) -> None:
+        await committee.ready()
+        newcomer = committee.newcomer()
+        committee.start(newcomer)
+        await committee.hand_over(0, 1, 2, 3, newcomer)
+        committee.kill(3)
+        shutil.rmtree(committee.home(3) / "data")
+        before = len(committee.log(3))
+        committee.start(3)
+        await agree(committee, 0, 1, 2, 3, newcomer)
+        said = committee.log(3)[before:]
+        assert '"event": "serving", "index": 3, "epoch": 1' in said
+        assert '"epoch": 0' not in said
 
     with Committee(tmp_path) as committee:
         committee.start()

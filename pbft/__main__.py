@@ -65,8 +65,8 @@ async def _epochs(path: Path) -> None:
 
 
 def _collect_garbage_seldom() -> None:
-    """What was loaded stays, and thousands of requests that wait are no garbage: to look through all of it every few
-    hundred of them took a tenth of the time. Cycles are few (exceptions, closed connections)."""
+    """What was loaded stays, and thousands of requests that wait are no garbage: looking through all of it every few
+    hundred objects finds nothing. Cycles are few (exceptions, closed connections)."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_OBJECTS, 10, 10)

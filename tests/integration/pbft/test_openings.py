@@ -12,7 +12,8 @@ from koinon.encoding import decode, encode
 from koinon.errors import BlobMismatch, CannotOpen, Unavailable
 from koinon.signing import Signed, seal
 from koinon.wire import CertificateRequest, Contribution, Opening
-from tests.integration.committee import Committee, Walk
+from tests.integration.committee import Committee
+from tests.integration.walk import Walk
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,8 @@ from koinon.rounds.operations import CreateTask, StopTask, TaskSpec
 from koinon.service import raise_refusal
 from koinon.signing import Signer, seal
 from koinon.wire import BlobUpload, CertificateRequest, PartRequest, Piece, Request, Role
-from tests.integration.committee import Committee, Walk
+from tests.integration.committee import Committee
+from tests.integration.walk import Walk
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from koinon.learning.parameters import model_digest
-from tests.integration.committee import Committee, Walk
+from tests.integration.committee import Committee
+from tests.integration.walk import Walk
 
 
 @pytest.fixture(scope="module")

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from itertools import count
 from typing import Any
 
-import msgspec
 import pytest
 
 import koinon.reading
 from koinon import merkle
 from koinon.encoding import keccak
-from koinon.epochs import Handover, Seat, epoch_change
 from koinon.errors import ChainUnreachable, ContractMissing, ContractReverted, LedgerError, WrongChain
-from koinon.ledger import CommitteeMember, Ledger, Network
+from koinon.ledger import Ledger, Network
 from koinon.records import (
     BudgetEscrowed,
-    EpochHandedOver,
     EpochInstalled,
     MemberRegistered,
-    ReplicaConvicted,
     RewardClaimed,
     RoundCommitted,
     RoundOpened,
@@ -32,83 +26,12 @@ from koinon.records import (
 )
 from koinon.signing import Signer, recover, signing_digest
 from koinon.wire import (
-    Admission,
-    Checkpoint,
-    CheckpointCertificate,
-    Equivocation,
     Revocation,
     Role,
-    RoundCertificate,
-    Vote,
 )
-from tests.integration.chains import free_port, require_engine, running_chain
+from tests.integration.chains import free_port
 
-OPERATOR = Signer(keccak(b"operator"))
-REPLICAS = [Signer(keccak(b"replica %d" % index)) for index in range(4)]
-MEMBERS = [
-    CommitteeMember(replica.address, bytes([index + 1]) * 32, f"http://127.0.0.1:{7000 + index}")
-    for index, replica in enumerate(REPLICAS)
-]
-INITIAL, SPEC = keccak(b"initial"), keccak(b"spec")
-
-_tasks = count()
-_serials = count(10)
-
-
-@pytest.fixture(scope="module", params=["anvil", "embedded"])
-def rpc(request: pytest.FixtureRequest) -> Iterator[str]:
-    require_engine(request.param)
-    with running_chain(request.param) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def network(rpc: str) -> Network:
-    made = Ledger.deploy(rpc, OPERATOR, OPERATOR.address, MEMBERS)
-    return Network(rpc, made.chain_id, made.genesis_hash, made.contracts)
-
-
-@pytest.fixture(scope="module")
-def ledger(network: Network) -> Ledger:
-    """The operator: deployer, registrar, aggregator and submitter in one."""
-    operator = Ledger.connect(network, OPERATOR)
-    admit(operator, OPERATOR.address, Role.AGGREGATOR | Role.NODE)
-    return operator
-
-
-def admit(ledger: Ledger, member: bytes, roles: Role) -> Admission:
-    admission = Admission(member=member, roles=roles, examples_max=600, sealing_key=b"\x05" * 32, serial=next(_serials))
-    ledger.register(admission, OPERATOR.sign(ledger.domain(), admission))
-    return admission
-
-
-def new_task(ledger: Ledger, budget: int = 0) -> bytes:
-    spec = keccak(b"spec %d" % next(_tasks))
-    task = keccak(OPERATOR.address.rjust(32, b"\0") + spec)
-    ledger.create_task(task, spec, INITIAL, budget)
-    return task
-
-
-def certificate(task: bytes, **changes: Any) -> RoundCertificate:
-    values: dict[str, Any] = {
-        "task": task,
-        "round": 1,
-        "epoch": 0,
-        "parent_model": INITIAL,
-        "model": keccak(b"model 1"),
-        "updates_root": keccak(b"updates"),
-        "opening": keccak(b"opening"),
-        "rewards_root": bytes(32),
-        "rewards_total": 0,
-        "participants": 3,
-    }
-    return RoundCertificate(**(values | changes))
-
-
-def signed(ledger: Ledger, said: RoundCertificate, indices: tuple[int, ...] = (3, 0, 1)) -> list[tuple[int, bytes]]:
-    digest = signing_digest(ledger.domain(), said)
-    return [(index, REPLICAS[index].sign_digest(digest)) for index in indices]
-
+from .world import INITIAL, MEMBERS, OPERATOR, SPEC, admit, certificate, new_task, serials, signed
 
 # --- recognising the network -----------------------------------------------------------------------------------
 
@@ -197,116 +120,9 @@ def test_member_is_admitted_and_revoked(ledger: Ledger) -> None:
         ledger.register(admission, OPERATOR.sign(ledger.domain(), admission))
     assert caught.value.name == "MemberRegistry__StaleSerial"
     assert caught.value.arguments == ("0x" + member.hex(), admission.serial, admission.serial)
-    revocation = Revocation(member=member, serial=next(_serials))
+    revocation = Revocation(member=member, serial=next(serials))
     ledger.revoke(revocation, OPERATOR.sign(ledger.domain(), revocation))
     assert not ledger.member(member).active
-
-
-def test_next_epoch_is_installed_and_both_are_known(network: Network) -> None:
-    made = Ledger.deploy(network.rpc, OPERATOR, OPERATOR.address, MEMBERS)
-    operator = Ledger.connect(replace(network, contracts=made.contracts), OPERATOR)
-    operator.install_epoch(MEMBERS[:1])
-    assert operator.epoch() == 1
-    assert operator.committee().members == tuple(MEMBERS[:1])
-    assert operator.committee(0).members == tuple(MEMBERS)
-
-
-def fresh(network: Network) -> Ledger:
-    """Other contracts on the same chain, in epoch 0."""
-    made = Ledger.deploy(network.rpc, OPERATOR, OPERATOR.address, MEMBERS)
-    return Ledger.connect(replace(network, contracts=made.contracts), OPERATOR)
-
-
-def seat(member: CommitteeMember) -> Seat:
-    return Seat(address=member.address, sealing_key=member.sealing_key, url=member.url)
-
-
-def handover(ledger: Ledger, following: tuple[int, ...], signers: tuple[int, ...], epoch: int = 0) -> Handover:
-    """The committee of REPLICAS names those of `following` to come after `epoch`."""
-    seats = tuple(seat(MEMBERS[index]) for index in following)
-    checkpoint = Checkpoint(
-        epoch=epoch, sequence=64, state=keccak(b"state"), next=epoch_change(epoch + 1, seats).struct_hash()
-    )
-    signatures = tuple(REPLICAS[index].sign(ledger.domain(), checkpoint) for index in signers)
-    return Handover(certificate=CheckpointCertificate(checkpoint=checkpoint, signatures=signatures), seats=seats)
-
-
-def equivocation(ledger: Ledger, index: int, epoch: int = 0, *, signer: int | None = None) -> Equivocation:
-    first, second = (Vote(phase=2, epoch=epoch, view=1, sequence=9, digest=keccak(each)) for each in (b"one", b"other"))
-    key, domain = REPLICAS[index if signer is None else signer], ledger.domain()
-    return Equivocation(
-        index=index,
-        first=first,
-        first_signature=key.sign(domain, first),
-        second=second,
-        second_signature=key.sign(domain, second),
-    )
-
-
-def test_handover_is_recorded_once_with_signatures_in_any_order(network: Network) -> None:
-    operator = fresh(network)
-    proof = handover(operator, (3, 0, 1), (3, 1, 0))
-    done = operator.install_epoch_by_certificate(proof)
-    assert done is not None
-    assert operator.install_epoch_by_certificate(proof) is None
-    assert operator.committee().members == tuple(MEMBERS[index] for index in (3, 0, 1))
-    found = [each for each in operator.events(done.block, done.block) if isinstance(each, EpochHandedOver)]
-    assert [(each.epoch, each.sequence, each.state, each.signers) for each in found] == [
-        (1, 64, keccak(b"state"), 0b1011)
-    ]
-
-
-def test_handover_without_a_quorum_or_out_of_order_is_refused(network: Network) -> None:
-    operator = fresh(network)
-    with pytest.raises(ContractReverted, match="Committee__NoQuorum"):
-        operator.install_epoch_by_certificate(handover(operator, (0, 1), (0, 1)))
-    with pytest.raises(LedgerError, match="the chain is in epoch 0, and this is the handover of epoch 1"):
-        operator.install_epoch_by_certificate(handover(operator, (0, 1), (0, 1, 2), epoch=1))
-
-
-def test_another_committee_under_the_same_number_is_named(network: Network) -> None:
-    operator = fresh(network)
-    operator.install_epoch(MEMBERS[:1])
-    with pytest.raises(LedgerError, match="another committee of epoch 1"):
-        operator.install_epoch_by_certificate(handover(operator, (0, 1, 2), (0, 1, 2)))
-
-
-def test_equivocation_convicts_once(network: Network) -> None:
-    operator = fresh(network)
-    assert not operator.convicted(REPLICAS[2].address)
-    evidence = equivocation(operator, 2)
-    done = operator.report_equivocation(evidence)
-    assert done is not None
-    assert operator.convicted(REPLICAS[2].address)
-    assert operator.report_equivocation(evidence) is None
-    (event,) = (each for each in operator.events(done.block, done.block) if isinstance(each, ReplicaConvicted))
-    assert (event.epoch, event.index, event.member) == (0, 2, REPLICAS[2].address)
-    assert (event.first, event.second) == (evidence.first, evidence.second)
-    assert event.signatures == evidence.first_signature + evidence.second_signature
-
-
-def test_false_evidence_convicts_nobody(network: Network) -> None:
-    operator = fresh(network)
-    with pytest.raises(ContractReverted, match="Committee__BadSignature"):
-        operator.report_equivocation(equivocation(operator, 2, signer=3))
-    with pytest.raises(LedgerError, match="does not know epoch 1"):
-        operator.report_equivocation(equivocation(operator, 2, epoch=1))
-    with pytest.raises(ContractReverted, match="Committee__IndexOutOfRange"):
-        operator.report_equivocation(msgspec.structs.replace(equivocation(operator, 2), index=9))
-    assert not operator.convicted(REPLICAS[2].address)
-
-
-def test_round_is_pinned_to_the_epoch_that_is_named(network: Network) -> None:
-    operator = fresh(network)
-    admit(operator, OPERATOR.address, Role.AGGREGATOR)
-    task = new_task(operator)
-    with pytest.raises(ContractReverted, match="RoundLedger__EpochNotInForce"):
-        operator.open_round(task, 1, INITIAL, 1_000, epoch=1)
-    operator.install_epoch_by_certificate(handover(operator, (0, 1, 2), (0, 1, 2)))
-    operator.open_round(task, 1, INITIAL, 1_000, epoch=0)
-    found = operator.round(task, 1)
-    assert found is not None
-    assert found.epoch == 0
 
 
 # --- tasks and rounds ------------------------------------------------------------------------------------------

@@ -25,7 +25,9 @@ from koinon.audit.chain import ChainFacts, to_json
 from koinon.audit.gather import gather_offline, gather_online
 from koinon.audit.report import FAIL, PASS, canonical_json
 from koinon.config import load_federation, load_party, write_atomically
-from koinon.errors import ConfigError, KoinonError
+from koinon.errors import ConfigError
+
+from ._entry import run
 
 STYLES = {PASS: "green", FAIL: "bold red"}
 
@@ -105,13 +107,7 @@ def _federation_path(home: Path | None, federation: Path | None) -> Path:
 
 
 def main() -> None:
-    try:
-        app()
-    except KoinonError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(app)
 
 
 if __name__ == "__main__":

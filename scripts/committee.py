@@ -25,7 +25,7 @@ from koinon.committees import HANDOVERS_FILE, Committees
 from koinon.config import load_federation, load_party, party_signer, save_federation
 from koinon.encoding import to_hex
 from koinon.epochs import Seat
-from koinon.errors import ConfigError, KoinonError
+from koinon.errors import ConfigError
 from koinon.ledger import Ledger
 from koinon.privacy import SealingKey
 from koinon.signing import Signer
@@ -43,6 +43,7 @@ from ._committee import (
     seats_of,
     standings,
 )
+from ._entry import run
 from ._homes import CONFIG, FEDERATION, authority_of, certify_listener, make_replica_home, party_key
 
 CHANGE_SECONDS = 120.0
@@ -329,13 +330,7 @@ def _committees(home: Path) -> Committees:
 
 
 def main() -> None:
-    try:
-        app()
-    except KoinonError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(app)
 
 
 if __name__ == "__main__":

@@ -30,12 +30,13 @@ from koinon.config import (
     party_signer,
 )
 from koinon.encoding import from_hex, to_hex
-from koinon.errors import ConfigError, KoinonError
+from koinon.errors import ConfigError
 from koinon.ledger import Ledger
 from koinon.rounds.operations import Revoke
 from koinon.signing import Signer
 from koinon.wire import Revocation, Role
 
+from ._entry import run
 from ._homes import (
     PASSWORD,
     PORT_BASE_DEFAULT,
@@ -225,13 +226,7 @@ def _funder(keystore: Path | None, password_file: Path | None) -> Signer | None:
 
 
 def main() -> None:
-    try:
-        app()
-    except KoinonError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(app)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from koinon.learning.parameters import Parameters, from_blob
 from koinon.observe import PHASE_SECONDS
 from koinon.opening import last_step, round_setting
 from koinon.privacy import mode, piece_context, seal_to
+from koinon.privacy.shares import REPLICAS_MAX
 from koinon.rounds.masks import MODE as MASKED
 from koinon.rounds.operations import MILLION, SubmitUpdate, TaskSpec, decode_operation
 from koinon.rounds.state import MaskBoard, Round, Task
@@ -44,6 +45,8 @@ CHAIN_WAIT_SECONDS_MAX = 60.0
 BACKOFF_FIRST_SECONDS = 0.2
 BACKOFF_MAX_SECONDS = 5.0
 PATIENCE_SECONDS = 0.3
+PATIENCE_LARGE_SECONDS = 5.0
+"""With a committee whose replicas cannot show one another what they missed (koinon.privacy.shamir_shares)."""
 """How much longer than the quorum the slowest replicas get to take a blob or a piece."""
 LOSS_MILLIONTHS_MAX = 10**15
 
@@ -239,6 +242,8 @@ class Participation:
         """Hand out the update and its pieces until 2f+1 replicas gave receipts; keep the operation that they allow."""
         receipts: dict[int, bytes] = {}
         name = keccak(record.update)
+        large = spec.mode == "shares" and len(self._committee.federation.replicas) > REPLICAS_MAX
+        patience_seconds = PATIENCE_LARGE_SECONDS if large else PATIENCE_SECONDS
 
         async def hand(index: int) -> bytes:
             if index not in receipts:
@@ -259,7 +264,7 @@ class Participation:
                 hand,
                 enough=self._committee.federation.quorum,
                 what="gave a receipt",
-                patience_seconds=PATIENCE_SECONDS,
+                patience_seconds=patience_seconds,
             )
 
         bound = record.bind(await self._until_over(record, all_of_it))

@@ -14,7 +14,7 @@ from .masked import Masked
 from .mode import Digests, Entropy, Held, Mode, Opened, Protected, Setting, Values
 from .plain import Plain
 from .sealing import SealingKey, piece_context, seal_to
-from .shares import Shares
+from .sized_shares import SizedShares
 
 __all__ = [
     "MODES",
@@ -42,7 +42,7 @@ def mode(name: str) -> Mode:
     if name == "plain":
         return Plain()
     if name == "shares":
-        return Shares()
+        return SizedShares()
     if name == "paillier":
         from .paillier import Paillier
 

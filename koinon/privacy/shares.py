@@ -1,4 +1,4 @@
-"""Mode `shares` (default): replicated (CNF) secret sharing with one masked vector over Z_2^32.
+"""Mode `shares` (default) of at most ten replicas: replicated (CNF) secret sharing with one masked vector over Z_2^32.
 
 For every f-subset T of the committee the node draws a 32-byte seed and hands it to the replicas outside T; it
 publishes c = x - sum_T PRG(seed_T) mod 2^32. A coalition of f replicas is some T and lacks exactly seed_T, so c
@@ -12,7 +12,7 @@ applications to secure computation", section 3). PRG is `keystream`: a seed is u
     sum           sum of all c plus all components, read as a signed 32-bit number
 
 Each component has 2f+1 holders, so f+1 equal digests decide it and liars are named. The committee size is
-bounded by C(n, f) <= 120 seeds.
+bounded by C(n, f) <= 120 seeds; larger committees have koinon.privacy.shamir_shares.
 
 With a bound on the norm (`Setting.norm`, the default of tasks) the node also proves that its update keeps it
 (koinon.privacy.validation): c becomes a vector of longer integers whose low words are as above (less the bound), and
@@ -218,7 +218,7 @@ def _subsets(replicas: int, faulty: int) -> tuple[tuple[int, ...], ...]:
         raise ConfigError(
             f"mode shares needs one seed for each of C(n, f) subsets and carries at most n = {REPLICAS_MAX} "
             f"replicas, not {replicas}",
-            hint="use a smaller committee, or the mode paillier",
+            hint="larger committees share as koinon.privacy.shamir_shares does",
         )
     return tuple(combinations(range(replicas), faulty))
 

@@ -33,7 +33,7 @@ def require_provable(spec: TaskSpec, replicas: int) -> None:
     try:
         Bound.of(spec.dimension, norm, comb(replicas, faulty_max(replicas)), aligned=spec.aligned is not None)
     except ConfigError as error:
-        refuse("unprovable", error.message)
+        refuse("unprovable", f"{error.message}; {error.hint}" if error.hint else error.message)
 
 
 def previous_model(task: Task) -> bytes:

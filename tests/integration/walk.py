@@ -48,6 +48,7 @@ class Walk:
     dimension: int = 12
     bits: int = 16
     round_ms: int = 60_000
+    validate: bool = True
     initial: Parameters = field(init=False)
     task: bytes = b""
 
@@ -75,6 +76,7 @@ class Walk:
                 initial_model=model_digest(self.initial),
                 dimension=self.dimension,
                 bits=self.bits,
+                validate=self.validate,
                 round_ms=self.round_ms,
                 reward=7,
             )

@@ -22,6 +22,8 @@ HIDING_BITS = 40
 """The view of a coalition is within 2^-HIDING_BITS of one that does not depend on the update."""
 SOUNDNESS_BITS = 128
 """One try of a cheat succeeds with probability 2^-SOUNDNESS_BITS at most (the tasks' values are beyond 2^-160)."""
+MASKS_MAX = 120
+"""As many as a committee of ten has; larger ones do not share seeds (koinon.privacy.shamir_shares)."""
 SLACK = 4
 """Coordinates that fill the square of the norm up to the bound (four squares)."""
 DIRECTION_MAX = 2**15 - 1
@@ -112,6 +114,11 @@ def _of(dimension: int, norm: int, masks: int, aligned: bool) -> Bound:
         raise ConfigError(
             f"a norm bound of {norm} units of the quantiser cannot be proved: it must lie in 1..{NORM_MAX}",
             hint="lower the task's norm_bound or its bits, or raise its clip",
+        )
+    if masks > MASKS_MAX:
+        raise ConfigError(
+            "no norm is proved to a committee of more than ten replicas",
+            hint="submit the task with validate = false, or use a committee of at most ten",
         )
     cells = dimension + SLACK
     rows = min(ROWS_MAX, isqrt(cells))

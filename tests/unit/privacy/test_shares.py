@@ -52,9 +52,18 @@ def test_sizes_are_those_of_the_design(replicas: int) -> None:
     assert {len(piece) for piece in protected.pieces} == {33 * comb(replicas - 1, faulty)}
 
 
-def test_a_committee_above_ten_is_refused_with_the_limit() -> None:
+def test_seeds_of_a_committee_above_ten_are_refused_with_the_limit() -> None:
+    setting = replace(Federation("shares", random_updates(1, 3)).setting, replicas=11)
     with pytest.raises(ConfigError, match="at most n = 10 replicas, not 11"):
-        Federation("shares", random_updates(1, 3), replicas=11)
+        SHARES.protect(setting, node(0), random_updates(1, 3)[0], seeded("x"))
+
+
+def test_the_committees_size_decides_how_updates_are_shared() -> None:
+    sizes = {
+        replicas: len(Federation("shares", random_updates(1, 300), replicas=replicas).protected[node(0)].public)
+        for replicas in (10, 11)
+    }
+    assert sizes == {10: 4 * 300 + 32 * 120, 11: 32 * 11 + 20 * 4}
 
 
 def test_a_cohort_whose_sum_leaves_the_ring_is_refused_when_protecting() -> None:

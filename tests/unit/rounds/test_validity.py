@@ -10,6 +10,7 @@ import pytest
 
 from koinon.errors import Rejected
 from koinon.rounds.operations import NORM_CLIPS, CreateTask, OpenRound, Operation, ReportFault, TaskSpec
+from koinon.rounds.validity import require_provable
 from koinon.signing import Signer
 from koinon.wire import Fault
 from tests.unit.rounds.world import AGGREGATOR, MODEL, NODES, World
@@ -64,6 +65,16 @@ def test_a_task_whose_bound_cannot_be_proved_is_refused_with_the_reason(
     assert caught.value.rule == "unprovable"
     unproved = msgspec.structs.replace(spec_of(nonce=1, **changes), validate=False)
     world.do(NODES[0], CreateTask(spec=unproved))
+
+
+def test_no_norm_is_proved_to_more_than_ten_replicas_and_the_refusal_says_what_to_do() -> None:
+    spec = spec_of()
+    require_provable(spec, 10)
+    for replicas in (11, 13, 31):
+        with pytest.raises(Rejected, match="more than ten replicas; submit the task with validate = false") as caught:
+            require_provable(spec, replicas)
+        assert caught.value.rule == "unprovable"
+        require_provable(spec_of(validate=False), replicas)
 
 
 # --- nodes whose updates are false -----------------------------------------------------------------------------

@@ -70,8 +70,10 @@ async def status(task: TaskArgument = None, home: HomeOption = None, as_json: Js
     spent = privacy_spent(spec, found.opened)
     if as_json:
         rewards = {f"0x{node.hex()}": amount for node, amount in sorted(found.rewards.items())}
+        barred = {f"0x{node.hex()}": number for node, number in found.barred.items()}
         budget = None if spent is None else {"epsilon": spent, "delta": spec.delta / MILLION}
-        emit({**describe_task(identity, found), "rewards": rewards, "privacy": budget, "history": rounds})
+        about = {"rewards": rewards, "barred": barred, "privacy": budget}
+        emit({**describe_task(identity, found), **about, "history": rounds})
         return
     reason = f" ({found.reason})" if found.reason else ""
     console = out()
@@ -87,6 +89,8 @@ async def status(task: TaskArgument = None, home: HomeOption = None, as_json: Js
         )
         columns += ("epsilon",)
     table(columns, [_row(each)[: len(columns)] for each in rounds], empty="no round was opened yet")
+    for node, number in found.barred.items():
+        console.print(f"0x{node.hex()} is barred: its update of round {number} was provably false", soft_wrap=True)
 
 
 def _epsilon(task: Task, round_: Round) -> float | None:

@@ -254,7 +254,9 @@ def _require_aggregate(examined: Examined) -> str:
         )
     if evidence.blob(certificate.model, "model") != model.blob():
         raise AuditFailure("the model blob differs from the recomputed model")
-    return f"{components} component sums opened; model {to_hex(certificate.model)[:18]} recomputed bit for bit"
+    proved = f"; {len(examined.round.submissions)} norms proved" if examined.task.spec.norm else ""
+    recomputed = f"model {to_hex(certificate.model)[:18]} recomputed bit for bit"
+    return f"{components} component sums opened{proved}; {recomputed}"
 
 
 def _require_lineage(examined: Examined) -> None:

@@ -33,8 +33,7 @@ def quantise(
     scaled = np.clip(flat, -clip, clip) * (weight * (2 ** (bits - 1) - 1) / clip)
     noise = rng.random(flat.size)
     rounded = _rounded(scaled, noise, bits)
-    squares = rounded.astype(np.float64)
-    if norm and squares @ squares > norm**2:  # exact up to 2^53, which is above all bounds squared
+    if norm and np.square(rounded.astype(np.float64)).sum() > norm**2:  # exact up to 2^53, above all bounds squared
         room = norm - np.sqrt(flat.size)  # rounding moves each coordinate by less than one
         if room <= 0:
             raise OutOfRange(f"a norm of {norm} units is less than {flat.size} coordinates may get by rounding")

@@ -67,7 +67,7 @@ def inner(planes: Sequence[Plane], direction: NDArray[np.int16]) -> int:
         for plane in planes:
             words = plane.words.reshape(-1, plane.parts)[start : start + _TERMS_MAX]
             for part in range(plane.parts):
-                total += int(words[:, part] @ factors) << (8 * plane.offset + 16 * part)
+                total += int((words[:, part] * factors).sum()) << (8 * plane.offset + 16 * part)
     return total
 
 
@@ -93,17 +93,19 @@ class Contraction:
         return sums[: self.columns], sums[self.columns :]
 
     def _add(self, digits: NDArray[np.int64], plane: Plane) -> None:
+        """Add the plane's products to `digits`, a few columns of the matrix at a time: it stays in the cache."""
         width = self.columns * plane.parts
-        step = max(1, _BLAS_MNK // self._limbs.size)
         whole = plane.words.size // width
-        products = np.empty((2 * LIMBS, width))
-        matrix = np.zeros((self.rows, width))
-        matrix[:whole] = plane.words[: whole * width].reshape(whole, width)
-        if plane.words.size > whole * width:
-            matrix[whole, : plane.words.size - whole * width] = plane.words[whole * width :]
+        matrix, rest = plane.words[: whole * width].reshape(whole, width), plane.words[whole * width :]
+        step = max(1, _BLAS_MNK // self._limbs.size)
+        products, buffer = np.empty((2 * LIMBS, width)), np.empty((self.rows, step))
         for start in range(0, width, step):
-            block = slice(start, min(start + step, width))
-            np.matmul(self._limbs, matrix[:, block], out=products[:, block])
+            block = buffer[:, : min(step, width - start)]
+            block[:whole] = matrix[:, start : start + step]
+            block[whole:] = 0.0
+            if (last := rest[start : start + step]).size:
+                block[whole, : last.size] = last
+            np.matmul(self._limbs, block, out=products[:, start : start + step])
         exact = products.astype(np.int64).reshape(2, LIMBS, self.columns, plane.parts)
         for limb in range(LIMBS):
             for part in range(plane.parts):

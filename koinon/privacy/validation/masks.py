@@ -56,13 +56,20 @@ class Planes:
         return planes if self.top is None else [*planes, Plane(self.top, 8, 1)]
 
 
-@dataclass(frozen=True)
 class Mask:
     """One mask: its integers, and its parts of the blinds (of the answers) and of the proof's coefficients."""
 
-    planes: Planes
-    blinds: list[int]
-    coefficients: list[int]
+    def __init__(self, bound: Bound, planes: Planes, hidden: bytes) -> None:
+        self.planes = planes
+        self._answers, self._hidden = bound.answers, hidden
+
+    @property
+    def blinds(self) -> list[int]:
+        return elements(self._hidden[: ELEMENT_BYTES * self._answers])
+
+    @property
+    def coefficients(self) -> list[int]:
+        return elements(self._hidden[ELEMENT_BYTES * self._answers :])
 
 
 def expand(bound: Bound, seed: bytes) -> Mask:
@@ -74,8 +81,7 @@ def expand(bound: Bound, seed: bytes) -> Mask:
         np.bitwise_and(planes.middle, np.uint32(2 ** (bound.mask_bits - 32) - 1), out=planes.middle)
     else:
         np.bitwise_and(planes.top, planes.top.dtype.type(2 ** (bound.mask_bits - 64) - 1), out=planes.top)
-    hidden = elements(bytes(data[bound.vector_bytes :]))
-    return Mask(planes, hidden[: bound.answers], hidden[bound.answers :])
+    return Mask(bound, planes, bytes(data[bound.vector_bytes :]))
 
 
 def mask_vector(bound: Bound, values: NDArray[np.int64], seeds: Iterable[bytes]) -> bytes:

@@ -7,7 +7,7 @@ many representations is found is of no matter: it is as secret as the number.
 
 from __future__ import annotations
 
-from math import isqrt
+from math import isqrt, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from .bounds import Alignment, Bound
 def fill_up(bound: Bound, values: NDArray[np.int64], alignment: Alignment | None = None) -> NDArray[np.int64]:
     """int64[coordinates]: `values` and four squares that give it the norm `bound.norm`; and where it is aligned, four
     that say by how much. OutOfRange above the norm, or below the least inner product."""
-    norm = float(np.linalg.norm(values.astype(np.float64)))  # the exact sum may not fit into int64
+    norm = sqrt(np.square(values.astype(np.float64)).sum())  # the exact sum may not fit into int64
     missing = bound.norm**2 - int(values @ values) if norm < bound.norm + 1 else -1
     if missing < 0:
         raise OutOfRange(f"an update of norm {norm:.0f} where {bound.norm} is allowed")

@@ -165,7 +165,7 @@ async def report_faults(client: CommitteeClient, identity: bytes, task: Task, ro
     Never raises for what replicas answer or the law refuses: the round goes on without those nodes in any case.
     """
     silent = set(round_.cohort) - set(round_.submissions) - set(task.barred)
-    if not silent or not task.spec.norm:
+    if not silent:
         return
     try:
         said = await client.collect(

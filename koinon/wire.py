@@ -269,7 +269,10 @@ class SignedReceipt(Message, frozen=True):
 
 
 class Fault(Message, frozen=True):
-    """A node handed the replica that signs this an update that is provably not what the task allows."""
+    """A node handed the replica that signs this an update that is not what the task allows, or no piece of it.
+
+    It follows from what the node signed and the replica alone can open: f+1 replicas say it, or it counts for nothing.
+    """
 
     task: Digest
     round: U32

@@ -29,7 +29,6 @@ from koinon.errors import (
     BadPiece,
     BlobMismatch,
     CannotOpen,
-    InvalidProof,
     Malformed,
     Oversized,
     Unavailable,
@@ -174,24 +173,29 @@ class Custody:
         if at.round.phase != "training":
             refuse("round-closed", f"round {piece.round} is {at.round.phase}")
         if piece.node in self._faults.get((piece.task, piece.round), ()):  # checking another one would cost us more
-            raise InvalidProof(f"0x{piece.node.hex()} handed in a false update for round {piece.round} before")
+            raise BadPiece(f"0x{piece.node.hex()} handed in a false update for round {piece.round} before")
         await self._workers.run(self._holdings.require_room, piece.node, len(piece.sealed))
         blob = await self._blob(piece.update, of=piece.node)
         at = await self._directed(at)
         try:
-            await self._workers.run(self._check_and_keep, at, piece, blob)
-        except InvalidProof:  # all that it follows from was signed by the node
+            mine = await self._workers.run(self._checked, at, piece, blob)
+        except (BadPiece, Malformed):  # all that it follows from was signed by the node
             self._keep_fault(piece)
             raise
+        await self._workers.run(self._keep, piece, mine)
         self._kept.add((piece.task, piece.round))
         receipt = Receipt(task=piece.task, round=piece.round, node=piece.node, update=piece.update)
         return seal(self._signer, self._domain, receipt)
 
-    def _check_and_keep(self, at: ClosedRound, piece: Piece, blob: bytes) -> None:
+    def _checked(self, at: ClosedRound, piece: Piece, blob: bytes) -> bytes:
+        """What is in the box; BadPiece or Malformed when the node lied: with the box, the seeds, the public part."""
         public = public_part(at, piece.node, blob)
         context = piece_context(piece.task, piece.round, piece.node, self._index)
         mine = self._sealing.open(piece.sealed, context)
         mode(at.spec.mode).check(self._setting(at), piece.node, public, self._index, mine)
+        return mine
+
+    def _keep(self, piece: Piece, mine: bytes) -> None:
         self._pieces.keep(piece.task, piece.round, piece.node, Kept(update=piece.update, piece=mine))
         self._holdings.charge(piece.node, piece_name(piece.task, piece.round, piece.node), len(mine))
 

@@ -176,7 +176,7 @@ class RevealShares(Message, frozen=True):
 
 
 class ReportFault(Message, frozen=True):
-    """Hands in what f+1 replicas signed: a node gave them an update that is provably not what the task allows."""
+    """Hands in what f+1 replicas signed: a node gave each of them a false update, or no piece of it (see Fault)."""
 
     fault: Fault
     signatures: tuple[SignedReceipt, ...]

@@ -1,5 +1,5 @@
 """The law about validated updates: which bounds on a norm a task may ask for, and what becomes of those who hand in
-false proofs (docs/validation.md, sections 2 and 3)."""
+false updates (docs/validation.md, sections 2 and 3)."""
 
 from __future__ import annotations
 

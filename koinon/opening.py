@@ -71,10 +71,10 @@ def round_setting(
         task=task,
         round=round_.number,
         replicas=len(federation.replicas),
-        dimension=quantising.coordinates(spec),
+        dimension=spec.coordinates,
         bits=spec.bits,
         cohort=len(round_.cohort),
-        norm=quantising.norm(spec),
+        norm=spec.carried_norm,
         alignment=_alignment(spec, direction) if spec.norm else None,
         public_key=public_key,
         key_share=key_share,
@@ -96,9 +96,9 @@ def _alignment(spec: TaskSpec, direction: bytes) -> Alignment | None:
     if spec.aligned is None:
         return None
     if not direction:
-        return Alignment(bytes(2 * quantising.coordinates(spec)), 0)
+        return Alignment(bytes(2 * spec.coordinates), 0)
     values = np.frombuffer(direction, dtype="<i2").astype(np.int64)
-    padded = direction.ljust(2 * quantising.coordinates(spec), b"\0")  # a commitment's blinding points nowhere
+    padded = direction.ljust(2 * spec.coordinates, b"\0")  # a commitment's blinding points nowhere
     return Alignment(padded, spec.aligned * spec.norm * isqrt(int(values @ values)) // MILLION)
 
 

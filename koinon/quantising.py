@@ -8,7 +8,6 @@ commitments the bytes of the node's blinding follow the vector, as more coordina
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,6 @@ from koinon.privacy import fixed_point
 from koinon.privacy.budget import add_noise, epsilon
 from koinon.privacy.mode import Entropy, Values
 from koinon.rounds.operations import MILLION, TaskSpec
-
-BLINDING_COORDINATES = 31
-_BLINDING_NORM_SQUARED = BLINDING_COORDINATES * 255**2
 
 
 def quantise(
@@ -46,18 +42,6 @@ def mean(spec: TaskSpec, total: Values, *, weight_sum: float) -> NDArray[np.floa
     if plan is None:
         return fixed_point.mean(vector, clip=spec.clip / MILLION, bits=spec.bits, weight_sum=weight_sum)
     return vector.astype(np.float64) / (plan.scale * weight_sum)
-
-
-def coordinates(spec: TaskSpec) -> int:
-    """How many integers an update has."""
-    return spec.dimension + (BLINDING_COORDINATES if spec.commit else 0)
-
-
-def norm(spec: TaskSpec) -> int:
-    """The proved bound on all of them; 0 when nothing is proved."""
-    if not spec.norm or not spec.commit:
-        return spec.norm
-    return isqrt(spec.norm**2 + _BLINDING_NORM_SQUARED) + 1
 
 
 def privacy_spent(spec: TaskSpec, opened: Mapping[int, int]) -> float | None:

@@ -127,6 +127,8 @@ class Participation:
             )
         elif record.parent_model != round_.parent_model:
             raise UncertifiedModel(f"round {round_.number} started from another model before")
+        if task.spec.mode == MASKED:
+            await in_thread(lambda: self.masking.spend(identity, round_.number))
         if not record.operation:
             record = await timing.of("deliver", self._deliver(record, task.spec))
         await timing.of("submit", self._submit(record))

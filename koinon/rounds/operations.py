@@ -25,6 +25,12 @@ NORM_CLIPS = 64
 NORMS_SUM_MAX = 2**31 - 1
 """Sums of updates, of which a bounded one may have its whole norm in one coordinate, are signed 32-bit numbers."""
 
+BLINDING_COORDINATES = 31
+"""A commitment's blinding: 31 bytes that an update carries besides the model's coordinates."""
+BLINDING_NORM_SQUARED = BLINDING_COORDINATES * 255**2
+BLINDING_BITS = 9
+"""The narrowest coordinates that carry a byte."""
+
 Millionths = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 """A real number times a million, rounded: metrics stay integers, so that every replica keeps equal bytes."""
 
@@ -76,6 +82,8 @@ class TaskSpec(Message, frozen=True):
             raise ValueError("config keys are not in strictly ascending order")
         if bool(self.noise_multiplier) != bool(self.l2_clip):
             raise ValueError("noise_multiplier and l2_clip go together")
+        if self.commit and self.bits < BLINDING_BITS:
+            raise ValueError(f"commit = true needs bits = {BLINDING_BITS} or more: a blinding is made of bytes")
         try:
             plan = self.noise_plan
         except OutOfRange as error:
@@ -113,7 +121,22 @@ class TaskSpec(Message, frozen=True):
         if (plan := self.noise_plan) is not None:
             return plan.norm
         reached = isqrt(self.dimension * limit**2)
-        return min(NORM_CLIPS * limit, reached, NORM_MAX, NORMS_SUM_MAX // self.cohort_max)
+        most = min(NORM_MAX, NORMS_SUM_MAX // self.cohort_max)
+        if self.commit:  # so that `carried_norm` is no more than that
+            most = isqrt((most - 1) ** 2 - BLINDING_NORM_SQUARED)
+        return min(NORM_CLIPS * limit, reached, most)
+
+    @property
+    def coordinates(self) -> int:
+        """How many integers an update has: the model's and, with `commit`, those of the blinding."""
+        return self.dimension + (BLINDING_COORDINATES if self.commit else 0)
+
+    @property
+    def carried_norm(self) -> int:
+        """The proved bound on all of an update's integers; 0 when nothing is proved."""
+        if not self.norm or not self.commit:
+            return self.norm
+        return isqrt(self.norm**2 + BLINDING_NORM_SQUARED) + 1
 
 
 class Enrol(Message, frozen=True):

@@ -28,10 +28,12 @@ def require_provable(spec: TaskSpec, replicas: int) -> None:
         return
     if norm**2 < ROUNDING_MARGIN * spec.dimension:
         refuse("unprovable", f"a norm bound of {norm} units is no larger than what rounding alone may add")
-    if norm * spec.cohort_max > NORMS_SUM_MAX:
-        refuse("unprovable", f"the sum of {spec.cohort_max} updates of norm {norm} does not fit into 32 bits")
+    if spec.carried_norm * spec.cohort_max > NORMS_SUM_MAX:
+        carried = f"{spec.cohort_max} updates of norm {spec.carried_norm}"
+        refuse("unprovable", f"the sum of {carried} does not fit into 32 bits")
     try:
-        Bound.of(spec.dimension, norm, comb(replicas, faulty_max(replicas)), aligned=spec.aligned is not None)
+        masks, aligned = comb(replicas, faulty_max(replicas)), spec.aligned is not None
+        Bound.of(spec.coordinates, spec.carried_norm, masks, aligned=aligned)
     except ConfigError as error:
         refuse("unprovable", f"{error.message}; {error.hint}" if error.hint else error.message)
 

@@ -90,9 +90,9 @@ def test_a_task_whose_noise_cannot_be_is_refused_when_it_is_made(change: dict[st
 
 def test_a_commitment_adds_the_blindings_coordinates_and_room_for_them_in_the_norm() -> None:
     committed = msgspec.structs.replace(SPEC, commit=True)
-    assert quantising.coordinates(committed) == SPEC.dimension + 31
-    assert quantising.norm(committed) ** 2 >= SPEC.norm**2 + 31 * 255**2
-    assert quantising.norm(SPEC) == SPEC.norm
+    assert committed.coordinates == SPEC.dimension + 31
+    assert committed.carried_norm**2 >= SPEC.norm**2 + 31 * 255**2
+    assert SPEC.carried_norm == SPEC.norm
     total = np.arange(SPEC.dimension + 31)
     assert quantising.mean(committed, total, weight_sum=1.0).shape == (SPEC.dimension,)
 

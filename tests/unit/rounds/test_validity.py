@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from koinon.errors import Rejected
+from koinon.privacy.validation import Bound
 from koinon.rounds.operations import NORM_CLIPS, CreateTask, OpenRound, Operation, ReportFault, TaskSpec
 from koinon.rounds.validity import require_provable
 from koinon.signing import Signer
@@ -65,6 +66,31 @@ def test_a_task_whose_bound_cannot_be_proved_is_refused_with_the_reason(
     assert caught.value.rule == "unprovable"
     unproved = msgspec.structs.replace(spec_of(nonce=1, **changes), validate=False)
     world.do(NODES[0], CreateTask(spec=unproved))
+
+
+@pytest.mark.parametrize("dimension", [4, 62_006])
+@pytest.mark.parametrize("bits", [9, 16, 20, 24])
+@pytest.mark.parametrize("cohort", [3, 32, 128])
+def test_what_the_law_takes_a_full_cohort_can_carry_with_its_blindings(dimension: int, bits: int, cohort: int) -> None:
+    spec = spec_of(dimension=dimension, bits=bits, cohort_max=cohort, commit=True)
+    require_provable(spec, 4)
+    assert spec.carried_norm**2 >= spec.norm**2 + 31 * 255**2
+    assert spec.carried_norm * cohort < 2**31
+    assert Bound.of(spec.coordinates, spec.carried_norm, 4).norm == spec.carried_norm
+
+
+def test_a_bound_of_ones_own_leaves_room_for_the_blindings_too() -> None:
+    units = (2**31 - 1) // 128
+    bound = {"dimension": 62_006, "bits": 24, "clip": 2**23 - 1, "norm_bound": units}
+    require_provable(spec_of(**bound), 4)
+    with pytest.raises(Rejected, match="does not fit"):
+        require_provable(spec_of(**bound, commit=True), 4)
+
+
+def test_coordinates_too_narrow_for_a_blinding_are_refused_when_the_task_is_made() -> None:
+    fields = {name: getattr(World().spec, name) for name in TaskSpec.__struct_fields__}
+    with pytest.raises(ValueError, match="bits = 9 or more"):
+        TaskSpec(**{**fields, "bits": 8, "commit": True})
 
 
 def test_no_norm_is_proved_to_more_than_ten_replicas_and_the_refusal_says_what_to_do() -> None:

@@ -14,7 +14,7 @@ from prometheus_client import Counter
 
 from koinon.client import CommitteeClient
 from koinon.errors import KoinonError, WrongEpoch
-from koinon.evidence import verify_equivocation
+from koinon.evidence import PAIRS_MAX, verify_equivocation
 from koinon.ledger import Ledger
 from koinon.observe import refused
 from koinon.threads import in_thread
@@ -63,28 +63,31 @@ class CommitteeWatch:
         answers = await asyncio.gather(*map(self._client.evidence, range(count)), return_exceptions=True)
         for index, found in enumerate(answers):
             if not isinstance(found, BaseException):
-                for each in found:
-                    await self.consider(index, each)
+                for each in found[:PAIRS_MAX]:
+                    if not await self.consider(index, each):
+                        break  # what else a liar shows costs no more of our time
             elif not isinstance(found, KoinonError):  # a replica that is down is the committee's own business
                 raise found
         for culprit, proof in self.proofs.items():
             if not await in_thread(self._ledger.convicted, culprit):
                 self._anchor.ensure_report(culprit, proof)
 
-    async def consider(self, source: int, evidence: Equivocation) -> None:
-        """Believe what verifies; one proof against a replica is enough."""
+    async def consider(self, source: int, evidence: Equivocation) -> bool:
+        """Believe what verifies; one proof against a replica is enough. False for what no honest replica shows, or of
+        an epoch that nobody can prove."""
         try:
             members = (await self._client.federation_of(evidence.first.epoch)).replica_addresses
             if evidence.index < len(members) and members[evidence.index] in self.proofs:
-                return
+                return True
             culprit = verify_equivocation(self._client.federation.domain, members, evidence)
-        except WrongEpoch:
-            return  # before the federation file's epoch, whose members nobody told us
+        except WrongEpoch:  # before the federation file's epoch, whose members nobody told us, or a lie
+            return evidence.first.epoch <= self._client.federation.epoch
         except KoinonError as error:
             refused("aggregator", error)
             log.warning("false evidence", extra={"source": source, "code": error.code, "reason": error.message})
-            return
+            return False
         self.proofs[culprit] = evidence
         CULPRITS.inc()
         about = {"epoch": evidence.first.epoch, "culprit": evidence.index, "address": culprit.hex()}
         log.error("a replica signed twice", extra={**about, "source": source})
+        return True

@@ -19,7 +19,7 @@ from koinon.committees import HANDOVERS_PAGE, Committees
 from koinon.config import FederationFile
 from koinon.encoding import decode
 from koinon.epochs import Handover, Seat
-from koinon.errors import KoinonError, Missing, RemoteError, Replayed, Unavailable, UnknownSigner, WrongEpoch
+from koinon.errors import KoinonError, Missing, Replayed, Unavailable, UnknownSigner, WrongEpoch
 from koinon.observe import EPOCH
 from koinon.service import BODY_BYTES_MAX, CONTENT_TYPE, EPOCH_HEADER, client_tls, raise_refusal, read_answer
 from koinon.signing import authenticate
@@ -87,8 +87,11 @@ class Asker:
         return moved
 
     async def _refresh_once(self) -> bool:
-        """One question to all; the first proof of a later epoch counts, f+1 who know none end the waiting."""
-        epoch, enough = self.federation.epoch, self.federation.faulty + 1
+        """One question to all; the first proof of a later epoch counts, a quorum that knows none ends the waiting.
+
+        Fewer would not do: f of them may lie, one may be a replica that asks itself, and both are quick.
+        """
+        epoch, enough = self.federation.epoch, self.federation.quorum
         running = [
             asyncio.ensure_future(self.handovers(index, first=epoch)) for index in range(len(self.federation.replicas))
         ]
@@ -99,9 +102,9 @@ class Asker:
                     found = await future
                     if self.committees.add(found):
                         return True
-                except RemoteError:
+                except KoinonError:  # whatever it refuses with: the others may know
                     continue
-                silent += 1  # who does not know of a later epoch may lag, or be the one who asks
+                silent += 1
                 if silent >= enough:
                     return False
         except TimeoutError:
@@ -198,8 +201,9 @@ class Asker:
         return await self._agreed_once(ask)
 
     async def _agreed_once(self, ask: Callable[[int], Awaitable[bytes]]) -> bytes:
-        enough = self.federation.faulty + 1
-        running = [asyncio.ensure_future(ask(index)) for index in range(len(self.federation.replicas))]
+        asked = self.federation
+        enough = asked.faulty + 1
+        running = [asyncio.ensure_future(ask(index)) for index in range(len(asked.replicas))]
         answers: Counter[bytes] = Counter()
         refusals: Counter[type[KoinonError]] = Counter()
         reasons: list[str] = []
@@ -210,7 +214,8 @@ class Asker:
                 except KoinonError as error:
                     reasons.append(error.message)
                     refusals[type(error)] += 1
-                    if refusals[type(error)] >= enough and isinstance(error, Replayed | UnknownSigner | Missing):
+                    agreed = refusals[type(error)] >= enough and isinstance(error, Replayed | UnknownSigner | Missing)
+                    if agreed and self.federation is asked:  # else who is who may have changed under the answers
                         raise
                     continue
                 answers[answer] += 1
@@ -246,6 +251,7 @@ class Asker:
                 self._replica_url(index) + path,
                 data=body,
                 headers={"Content-Type": CONTENT_TYPE, **(headers or {})},
+                allow_redirects=False,  # a replica must not send its askers elsewhere
                 **extra,  # type: ignore[arg-type]
             ) as response:
                 self._later |= _epoch_said(response.headers.get(EPOCH_HEADER, "")) > self.federation.epoch

@@ -18,7 +18,7 @@ from koinon.blobs import require_digest
 from koinon.committees import Committees
 from koinon.config import FederationFile
 from koinon.encoding import decode, encode, keccak
-from koinon.errors import KoinonError, RemoteError, Replayed, Unavailable
+from koinon.errors import KoinonError, Malformed, RemoteError, Replayed, Unavailable
 from koinon.evidence import EVIDENCE_BYTES_MAX
 from koinon.rounds.operations import Operation, Outcome
 from koinon.rounds.rules import decode_outcome
@@ -46,6 +46,19 @@ REPLAY_RETRIES_MAX = 5
 SUBMIT_ATTEMPTS_MAX = 5
 """With the pauses between them, time enough for a handover to the next committee."""
 UPLOAD_HEADER = "Koinon-Upload"
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What of a replica's `GET /v1/status` is computed with; -1 or "" where it says nothing."""
+
+    state: str = ""
+    index: int = -1
+    epoch: int = -1
+    view: int = -1
+    sequence: int = -1
+    checkpoint: int = -1
+    lag: int = -1
+    changing: bool = False
 
 
 class CommitteeClient(Asker):
@@ -125,8 +138,14 @@ class CommitteeClient(Asker):
         return msgspec.msgpack.decode(await self._ask("/v1/refusals"), type=dict[str, int])
 
     async def status(self, index: int) -> dict[str, Any]:
-        """What replica `index` says of itself (view, sequence, checkpoint, ...): for operators, not for trust."""
-        return msgspec.json.decode(await self._call(index, "GET", "/v1/status"), type=dict[str, Any])
+        """What replica `index` says of itself (`Standing` and more): for operators, not for trust; Malformed."""
+        raw = await self._call(index, "GET", "/v1/status")
+        try:
+            said: dict[str, Any] = msgspec.json.decode(raw, type=dict[str, Any])
+            msgspec.convert(said, Standing)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Malformed(f"replica {index} says nothing of itself that can be read: {error}") from None
+        return said
 
     async def log(self, index: int, *, first: int, limit: int = 256) -> list[CommittedBatch]:
         """Entries of the ordered log from sequence `first`, as replica `index` keeps them; check the signatures."""
@@ -194,7 +213,7 @@ class CommitteeClient(Asker):
                     error = future.exception()
                     if error is None:
                         return future.result()
-                    if not isinstance(error, RemoteError):
+                    if not isinstance(error, KoinonError):
                         raise error
                     failure = error
         finally:

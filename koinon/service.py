@@ -25,6 +25,7 @@ from koinon.errors import (
     Malformed,
     Missing,
     Oversized,
+    PrivacyError,
     Rejected,
     RemoteError,
     Unavailable,
@@ -182,7 +183,11 @@ async def listen(app: web.Application, home: Path, config: PartyConfig) -> tuple
 
 
 def raise_refusal(status: int, body: bytes, where: str) -> None:
-    """Raise what a service refused with, as the class of error that the code names."""
+    """Raise what a service refused with, as the class of error that the code names.
+
+    Only what a service may say of others' input: our own errors (ConfigError, InvariantBroken, ...) stop processes, and
+    nobody else makes them.
+    """
     try:
         refusal = decode(Refusal, body, bytes_max=8192)
     except Malformed:
@@ -196,7 +201,7 @@ def raise_refusal(status: int, body: bytes, where: str) -> None:
 
 def _by_code() -> dict[str, type[KoinonError]]:
     found: dict[str, type[KoinonError]] = {}
-    queue: list[type[KoinonError]] = [KoinonError]
+    queue: list[type[KoinonError]] = [RemoteError, PrivacyError]
     while queue:
         kind = queue.pop()
         queue.extend(kind.__subclasses__())

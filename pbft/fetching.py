@@ -117,7 +117,8 @@ class Fetcher:
         if self._session is None:
             raise RuntimeError("start the fetcher first")
         url = self._federation.replicas[peer].url + path
-        async with self._session.request(method, url, data=body, headers={"Content-Type": CONTENT_TYPE}) as response:
+        headers = {"Content-Type": CONTENT_TYPE}
+        async with self._session.request(method, url, data=body, headers=headers, allow_redirects=False) as response:
             if response.status != 200:
                 raise Unavailable(f"replica {peer} answered with status {response.status}")
             return await read_answer(response, bytes_max=bytes_max)

@@ -29,6 +29,7 @@ from koinon.signing import Signer, authenticate, seal
 
 from .conduct import Conduct
 from .messages import MESSAGE_BYTES_MAX
+from .waiting import client_of
 
 HANDSHAKE_BYTES_MAX = 512
 HANDSHAKE_TIMEOUT_SECONDS = 5.0
@@ -150,7 +151,7 @@ class Peers:
 
     async def accept(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/peer`: a peer of a lower index dials."""
-        remote = request.remote or ""
+        remote = client_of(request.remote)
         if self._handshakes.total() >= HANDSHAKES_MAX or self._handshakes[remote] >= HANDSHAKES_PER_ADDRESS_MAX:
             raise Unavailable("too many replicas greet at once")
         socket = web.WebSocketResponse(max_msg_size=FRAME_BYTES_MAX, heartbeat=HEARTBEAT_SECONDS, compress=False)

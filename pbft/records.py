@@ -33,6 +33,8 @@ READERS_PER_CLIENT_MAX = 16
 SHOW_SECONDS_MAX = 60.0
 """So long a client may take to read one page of the log or chunk of a snapshot."""
 EPOCH_MAX = 2**32 - 1
+NUMBER_MAX = 2**62
+"""Of a query; with an offset added to it, still one of a file."""
 
 
 class Records:
@@ -122,7 +124,7 @@ def decimal(text: str, what: str) -> int:
 
 
 def number(request: web.Request, name: str, default: int, *, low: int = 0) -> int:
-    """A whole number of the query from `low` on; Malformed otherwise."""
+    """A whole number of the query from `low` to NUMBER_MAX; Malformed otherwise."""
     text = request.query.get(name)
     if text is None:
         return default
@@ -130,6 +132,6 @@ def number(request: web.Request, name: str, default: int, *, low: int = 0) -> in
         value = int(text[:20])
     except ValueError:
         value = low - 1
-    if value < low:
+    if not low <= value <= NUMBER_MAX:
         raise Malformed(f"{name} is not a number from {low} on: {text[:20]!r}")
     return value

@@ -55,10 +55,12 @@ class Recovery(Views):
         self.execution.restore(snapshot, checkpoint)
         self._snapshots[checkpoint.sequence] = snapshot
         self._progress_ms = self.now_ms
-        if checkpoint.sequence == self.stable:
-            self._reached_stable()
-        else:
+        if checkpoint.sequence > self.stable:
             self._advance(certificate)
+        elif checkpoint.sequence == self.stable:
+            self._reached_stable()
+        else:  # on the way to a later one: what is archived from here on must have a beginning on disk
+            self._stable_due = (certificate, snapshot)
 
     # --- recovery from our own disk
 
@@ -81,6 +83,8 @@ class Recovery(Views):
         self._assigned = max(self._assigned, self.executed)
         self.pace.rest(self.now_ms)
         self._effects, self._stable_due = [], None
+        for slot in self.log:  # alone, our own word is a quorum, and nobody sends it to us again
+            self._try_committed(slot)
         self._execute_ready()
 
     def _require_known_epoch(self, record: Record) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from koinon.config import FederationFile, Setting, convert, write_atomically
 from koinon.encoding import from_hex, to_hex
 from koinon.epochs import Seat
 from koinon.errors import BadSignature, ConfigError, KoinonError, Malformed, Unavailable
+from koinon.privacy.masking import usable_key
 from koinon.rounds.committee import require_change_fits
 from koinon.rounds.operations import ChangeCommittee
 from koinon.rounds.state import State
@@ -122,7 +124,7 @@ async def with_fresh_keys(client: CommitteeClient, seats: Sequence[Seat], say: S
     One that does not answer keeps the key that is announced: it finds it among its own when it is back.
     """
     present, epoch = client.federation.replica_addresses, client.federation.epoch + 1
-    taken = {seat.sealing_key for seat in seats}
+    taken = Counter(seat.sealing_key for seat in seats)
 
     async def fresh(seat: Seat) -> Seat:
         if seat.address not in present:
@@ -134,12 +136,21 @@ async def with_fresh_keys(client: CommitteeClient, seats: Sequence[Seat], say: S
         except (KoinonError, TimeoutError) as error:
             say(f"replica {index} keeps its sealing key: {str(error) or 'no answer'}")
             return seat
-        if said.sealing_key in taken - {seat.sealing_key}:
-            say(f"replica {index} keeps its sealing key: it names one that is another's")
+        if not usable_key(said.sealing_key):
+            say(f"replica {index} keeps its sealing key: nobody can seal to the one that it names")
             return seat
+        if said.sealing_key != seat.sealing_key:
+            taken[said.sealing_key] += 1
         return msgspec.structs.replace(seat, sealing_key=said.sealing_key)
 
-    return tuple(await asyncio.gather(*map(fresh, seats)))
+    def own(seat: Seat, new: Seat) -> Seat:
+        """Anybody can ask a replica for its next key and name it as its own: then nobody gets it."""
+        if new.sealing_key == seat.sealing_key or taken[new.sealing_key] == 1:
+            return new
+        say(f"replica {present.index(seat.address)} keeps its sealing key: another one names the same new one")
+        return seat
+
+    return tuple(map(own, seats, await asyncio.gather(*map(fresh, seats))))
 
 
 async def change(

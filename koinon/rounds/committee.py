@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from koinon.encoding import ZERO_ADDRESS, ZERO_DIGEST, Message
 from koinon.epochs import SEATS_MAX, Seat, epoch_change, faulty_max, quorum
 from koinon.errors import BadSignature
+from koinon.privacy.masking import usable_key
 from koinon.signing import Domain, recover, signing_digest
 from koinon.wire import SignedReceipt
 
@@ -35,6 +36,8 @@ def require_change_fits(operation: ChangeCommittee, epoch: int, members: Sequenc
         refuse("committee-change", f"a committee has 1..{SEATS_MAX} distinct members")
     if len({seat.url for seat in seats}) != len(seats) or len({seat.sealing_key for seat in seats}) != len(seats):
         refuse("committee-change", "two members share a url or a sealing key")
+    if not all(usable_key(seat.sealing_key) for seat in seats):
+        refuse("committee-change", "a sealing key that nobody can seal to")
     if seats == state.seats:
         refuse("committee-change", "this is the present committee")
     _require_enough_stay(members, seats)

@@ -132,6 +132,28 @@ def test_false_evidence_is_counted_and_told_to_nobody(tmp_path: Path, network: N
         second=second,
         second_signature=REPLICAS[2].sign(federation.domain, second),
     )
-    asyncio.run(watch.consider(2, false))
+    assert not asyncio.run(watch.consider(2, false))
     assert watch.proofs == {}
     assert outbox.heads() == []
+
+
+def test_who_shows_one_lie_is_not_listened_to_until_the_next_time(tmp_path: Path, network: Network) -> None:
+    """A page of evidence of epochs that never were would cost a question to all replicas for each piece of it."""
+    federation, ledger = federation_of(network), Ledger(network, AGGREGATOR)
+
+    class Flooded(CommitteeClient):
+        asked = 0
+
+        async def evidence(self, index: int) -> tuple[Equivocation, ...]:
+            vote = Vote(phase=Phase.COMMIT, epoch=2**32 - 1, view=0, sequence=9, digest=keccak(b"one"))
+            made = Equivocation(index=1, first=vote, first_signature=bytes(64), second=vote, second_signature=bytes(64))
+            return (made,) * 1000
+
+        async def refresh(self) -> bool:
+            self.asked += 1
+            return False
+
+    client = Flooded(federation)
+    watch = CommitteeWatch(client, ledger, Anchor(ledger, Outbox(tmp_path / "outbox.sqlite")))
+    asyncio.run(watch.evidence())
+    assert client.asked == len(federation.replicas)

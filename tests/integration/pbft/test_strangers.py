@@ -22,6 +22,17 @@ def committee(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Committee]:
         yield made
 
 
+@pytest.mark.parametrize("number", ["-1", "x", "9223372036854775807", "99999999999999999999", "1e3"])
+@pytest.mark.parametrize("path", ["handovers?from=", "log?from=", "seat?epoch=", "snapshots/0?from=", "log?limit="])
+def test_a_number_that_is_none_is_refused_and_not_stumbled_over(committee: Committee, path: str, number: str) -> None:
+    async def scenario() -> None:
+        url = f"{committee.federation.replicas[0].url}/v1/{path}{number}"
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            assert response.status == 400
+
+    asyncio.run(scenario())
+
+
 def test_a_stranger_that_polls_without_end_leaves_room_for_others(committee: Committee) -> None:
     async def scenario() -> None:
         signer = await member(committee)

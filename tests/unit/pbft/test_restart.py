@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from koinon.wire import Phase, Vote
+from koinon.wire import CheckpointCertificate, Phase, Vote
 from pbft.certificates import batch_digest
 from pbft.engine import Disk, Written
-from pbft.events import Effect, Send, StableCheckpoint
+from pbft.events import CatchUp, Committed, Effect, Persist, Send, StableCheckpoint
 from pbft.messages import Ballot, CheckpointVote, PrePrepare, SignedNewView, SignedViewChange
 from tests.unit.pbft.bench import Bench, of, said, voted
 
@@ -134,6 +134,44 @@ def test_a_torn_last_write_loses_only_what_was_never_said(tmp_path: Path, lost: 
         assert reopened.journal.size_bytes == sizes[-2]
         Bench(1).replica.step(reopened.recovered(Bench(1).now_ms))
         reopened.close()
+
+
+def test_a_replica_alone_executes_what_its_journal_has_and_its_archive_lost() -> None:
+    """The archive is synced at checkpoints only, and nobody else sends this replica its own commit again."""
+    bench = Bench(0, 1)
+    records = [effect.record for effect in of(Persist, bench.ask(bench.request(1)))]
+    again = Bench(0, 1)
+    again.restart(*records)
+    effects = again.ask(again.request(2))
+    assert [one.entry.sequence for one in of(Committed, effects)] == [2]
+    assert again.replica.executed == 2
+
+
+def test_a_state_below_the_stable_checkpoint_is_on_disk_before_entries_are_archived_above_it(tmp_path: Path) -> None:
+    """Otherwise a crash leaves an archive with a gap and nothing to begin behind the gap."""
+    ahead, entries, certificates, snapshots = Bench(2), [], {}, {}
+    for sequence in range(1, 10):
+        entries += [one.entry for one in of(Committed, ahead.order(sequence, ahead.batch(ahead.request(sequence))))]
+        if sequence in (4, 8):
+            checkpoint = ahead.replica._checkpoint_votes[2][sequence].checkpoint
+            snapshots[sequence] = ahead.replica._snapshots[sequence]
+            votes = [ahead.checkpoint(who, sequence, checkpoint.state) for who in (0, 1, 3)]
+            signatures = tuple(vote.signature for vote in votes)
+            certificates[sequence] = CheckpointCertificate(checkpoint=checkpoint, signatures=signatures)
+            ahead.receive(0, votes[0])
+            ahead.receive(1, votes[1])
+    behind = Bench(1)
+    effects = behind.replica.step(CatchUp(behind.now_ms, 2, tuple(entries[:2])))
+    effects += behind.receive(3, certificates[8])
+    effects += behind.replica.step(CatchUp(behind.now_ms, 2, (), certificates[4], snapshots[4]))
+    effects += behind.replica.step(CatchUp(behind.now_ms, 2, tuple(entries[4:6])))
+    assert (behind.replica.executed, behind.replica.stable) == (6, 8)
+    again, disk = survivor(tmp_path, effects)
+    assert again.replica.executed == 6
+    more = again.replica.step(CatchUp(again.now_ms, 2, tuple(entries[6:])))
+    disk.write([effect for effect in more if isinstance(effect, Written)])
+    assert again.replica.executed == 9
+    disk.close()
 
 
 def _votes(effects: list[Effect]) -> list[Vote]:

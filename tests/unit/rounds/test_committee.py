@@ -94,6 +94,7 @@ def test_one_change_at_a_time_and_for_the_next_epoch() -> None:
         (*seats(*REPLICAS), replace(seat(OTHERS[0]), address=ZERO_ADDRESS)),
         (*seats(*REPLICAS), replace(seat(OTHERS[0]), url=seat(REPLICAS[0]).url)),
         (*seats(*REPLICAS), replace(seat(OTHERS[0]), sealing_key=seat(REPLICAS[0]).sealing_key)),
+        (*seats(*REPLICAS), replace(seat(OTHERS[0]), sealing_key=bytes(32))),
     ],
 )
 def test_seats_are_distinct_and_taken(following: tuple[Seat, ...]) -> None:

@@ -23,6 +23,9 @@ class Kept(Message, frozen=True):
     update: Digest
     piece: bytes
 
+    def __repr__(self) -> str:
+        return f"Kept({self.update.hex()})"
+
 
 class PieceStore:
     def __init__(self, root: Path) -> None:

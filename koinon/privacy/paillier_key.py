@@ -112,6 +112,9 @@ class Dealt(NamedTuple):
     shares: tuple[bytes, ...]
     commitments: tuple[bytes, ...]
 
+    def __repr__(self) -> str:
+        return "Dealt()"
+
 
 def generate_key(bits: int, replicas: int, entropy: Entropy, *, epoch: int = 0) -> Dealt:
     """A dealer's work.

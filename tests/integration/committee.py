@@ -62,8 +62,9 @@ def free_ports(count: int) -> list[int]:
 class Committee:
     """Homes of replicas in `folder`, and their processes. Use as a context manager: leaving it ends them."""
 
-    def __init__(self, folder: Path, *, replicas: int = 4, paillier_bits: int = 0) -> None:
+    def __init__(self, folder: Path, *, replicas: int = 4, paillier_bits: int = 0, log_level: str = "info") -> None:
         self.folder = folder
+        self._log_level = log_level
         self.registrar = Signer(secrets.token_bytes(32))
         self.signers = [Signer(secrets.token_bytes(32)) for _ in range(replicas)]
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
@@ -110,7 +111,7 @@ class Committee:
         save_federation(home / "federation.json", self.first)
         write_atomically(home / "password", PASSWORD.encode())
         create_keystore(home / "keystore.json", PASSWORD, self.signers[index].secret)
-        table = {"role": "replica", "index": seat, "public_url": public_url}
+        table = {"role": "replica", "index": seat, "public_url": public_url, "log_level": self._log_level}
         listen = {"listen": {"host": "127.0.0.1", "port": port}}
         write_atomically(home / "config.toml", tomli_w.dumps({**table, **listen}).encode())
 

@@ -23,7 +23,7 @@ from .field import ELEMENT_BYTES, Plane, elements
 Words = NDArray[np.uint32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Planes:
     """Unsigned integers by their bits: uint32[d] low and middle words, and the bytes above (uint8, uint16 or none)."""
 

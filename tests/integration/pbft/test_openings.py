@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 
+import aiohttp
+import msgspec
 import pytest
 
 from koinon.encoding import decode, encode
-from koinon.errors import BlobMismatch, CannotOpen, Unavailable
+from koinon.errors import BlobMismatch, CannotOpen, Rejected, Unavailable
+from koinon.merkle import root, update_leaf
+from koinon.opening import ClosedRound, signed_contributions
+from koinon.rounds.operations import CloseRound
 from koinon.signing import Signed, seal
-from koinon.wire import CertificateRequest, Contribution, Opening
+from koinon.wire import CertificateRequest, Contribution, Opening, PartRequest
 from tests.integration.committee import Committee
 from tests.integration.walk import Walk
 
@@ -121,5 +128,81 @@ def test_a_round_closed_at_its_deadline_opens_the_sum_of_those_who_came(committe
         certificate, signatures = await walk.certify(number, opening, model)
         assert certificate.participants == 3
         await walk.complete(certificate, signatures)
+
+    asyncio.run(scenario())
+
+
+async def shown_of(walk: Walk, number: int) -> list[object]:
+    """What replicas show of a round that must not be opened: contributions, and a piece to a peer that lacks it."""
+    committee = walk.committee
+    asked = PartRequest(task=walk.task, round=number, node=walk.keys[0].address, replica=3)
+    body = seal(committee.signers[3], committee.federation.domain, asked)
+    async with committee.client() as client, aiohttp.ClientSession() as session:
+
+        async def part(index: int) -> bytes:
+            async with session.post(f"{committee.urls[index]}/v1/parts", data=body) as answer:
+                if answer.status != 200:
+                    raise Unavailable("no part")
+                return await answer.read()
+
+        asking = [client.contribution(index, walk.task, number) for index in range(3)] + [part(i) for i in range(3)]
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+    return [each for each in answers if not isinstance(each, Unavailable)]
+
+
+def test_nothing_opens_before_the_set_is_fixed_or_below_the_smallest_cohort(committee: Committee) -> None:
+    async def scenario() -> None:
+        walk = Walk(committee, "shares", nodes=4, round_ms=2_000)
+        await walk.enrol()
+        await walk.create()
+        number = await walk.open()
+        for position, key in enumerate(walk.keys[:2]):
+            await walk.submit(number, key, walk.values(position))
+        assert (await walk.record()).rounds[0].phase == "training"
+        assert await shown_of(walk, number) == []
+        async with committee.client(walk.aggregator) as client, asyncio.timeout(30):
+            while True:
+                with suppress(Rejected):  # too early
+                    await client.submit(CloseRound(task=walk.task, round=number))
+                    break
+                await asyncio.sleep(0.2)
+        assert (await walk.record()).rounds[0].phase == "aborted"
+        assert await shown_of(walk, number) == []
+
+    asyncio.run(scenario())
+
+
+def test_an_opening_is_of_the_ordered_set_and_of_no_other(committee: Committee) -> None:
+    """Four nodes came and three are in the set: replicas contribute to these, and sign nothing for three others."""
+
+    async def scenario() -> None:
+        walk = Walk(committee, "shares", nodes=4, round_ms=2_000)
+        await walk.enrol()
+        await walk.create()
+        number = await walk.open()
+        for position, key in enumerate(walk.keys[:3]):
+            await walk.submit(number, key, walk.values(position))
+        late, protected = await walk.protect(number, walk.keys[3], walk.values(3))
+        await walk.deliver(walk.keys[3], late, protected)  # pieces are there, the update was not ordered
+        async with committee.client(walk.aggregator) as client, asyncio.timeout(30):
+            while (await walk.record()).rounds[0].phase == "training":
+                with suppress(Rejected):  # too early
+                    await client.submit(CloseRound(task=walk.task, round=number))
+                await asyncio.sleep(0.2)
+            raw = [await client.contribution(index, walk.task, number) for index in range(4)]
+        record = await walk.record()
+        at = ClosedRound(committee.federation, walk.task, record.spec, record.rounds[0])
+        good, bad = signed_contributions(at, raw)
+        assert (len(good), bad) == (4, {})
+        leaves = [
+            update_leaf(walk.task, number, node, kept.update, kept.examples)
+            for node, kept in sorted(record.rounds[0].submissions.items())
+        ]
+        assert {said.message.updates_root for said in good.values()} == {root(leaves)}
+        assert sorted(record.rounds[0].submissions) == sorted(key.address for key in walk.keys[:3])
+        other = msgspec.structs.replace(record.rounds[0], updates_root=root(leaves[:2]))
+        assert not signed_contributions(replace(at, round=other), raw)[0]
+        _, _, total = await walk.open_sum(number)
+        assert (total == sum(map(walk.values, range(3)))).all()
 
     asyncio.run(scenario())

@@ -174,6 +174,8 @@ class Custody:
             refuse("round-closed", f"round {piece.round} is {at.round.phase}")
         if piece.node in self._faults.get((piece.task, piece.round), ()):  # checking another one would cost us more
             raise BadPiece(f"0x{piece.node.hex()} handed in a false update for round {piece.round} before")
+        if await self._workers.run(self._pieces.has, piece.task, piece.round, piece.node, piece.update):
+            return self._receipt(piece)  # checked before: who asks again costs us a signature
         await self._workers.run(self._holdings.require_room, piece.node, len(piece.sealed))
         blob = await self._blob(piece.update, of=piece.node)
         at = await self._directed(at)
@@ -184,6 +186,9 @@ class Custody:
             raise
         await self._workers.run(self._keep, piece, mine)
         self._kept.add((piece.task, piece.round))
+        return self._receipt(piece)
+
+    def _receipt(self, piece: Piece) -> bytes:
         receipt = Receipt(task=piece.task, round=piece.round, node=piece.node, update=piece.update)
         return seal(self._signer, self._domain, receipt)
 

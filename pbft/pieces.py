@@ -44,7 +44,7 @@ class PieceStore:
                 os.fsync(file.fileno())
             os.link(draft, path)
         except FileExistsError:
-            self._require_same(task, round, node, kept)
+            self.has(task, round, node, kept.update)
         finally:
             os.unlink(draft)
         _sync_folder(path.parent)
@@ -55,6 +55,13 @@ class PieceStore:
         except FileNotFoundError:
             return None
         return decode(Kept, data, bytes_max=KEPT_BYTES_MAX)
+
+    def has(self, task: bytes, round: int, node: bytes, update: bytes) -> bool:
+        """Whether the checked piece of this update is here; Rejected (duplicate-update) when it is another one's."""
+        held = self.find(task, round, node)
+        if held is not None and held.update != update:
+            refuse("duplicate-update", f"node 0x{node.hex()} handed in another update for round {round} before")
+        return held is not None
 
     def rounds(self) -> set[tuple[bytes, int]]:
         """The rounds of which pieces are kept."""
@@ -68,11 +75,6 @@ class PieceStore:
         shutil.rmtree(folder, ignore_errors=True)
         if not any(folder.parent.iterdir()):
             folder.parent.rmdir()
-
-    def _require_same(self, task: bytes, round: int, node: bytes, kept: Kept) -> None:
-        held = self.find(task, round, node)
-        if held is None or held.update != kept.update:
-            refuse("duplicate-update", f"node 0x{node.hex()} handed in another update for round {round} before")
 
     def _path(self, task: bytes, round: int, node: bytes) -> Path:
         return self.root / task.hex() / str(round) / f"{node.hex()}.piece"

@@ -7,6 +7,9 @@ mechanism for federated learning with secure aggregation", theorem 1). Nobody ha
 more than its own node: the sum of m updates is credited with m - 1 shares of noise, since the observer may be one
 of the nodes. What is counted is composed in Renyi differential privacy by dp-accounting (Mironov 2017).
 
+Neighbours, between which epsilon and delta tell: the round with the node's update, and with zero in its place. Against
+whoever sees a node's own update (a replica in mode `plain`) only that node's share of the noise protects it.
+
 Not protected: that a node took part, its sample count, its reported loss and accuracy.
 """
 
@@ -22,10 +25,16 @@ from koinon.errors import OutOfRange
 from .mode import Entropy, Values
 from .noise import SIGMA_MAX, discrete_gaussian
 
-TAIL = 9
-"""A node draws again when a coordinate's noise exceeds 9 sigma: a coordinate does so with probability 2.3e-19, and
-that is added to delta."""
-TAIL_PROBABILITY = 2.3e-19
+TAIL = 11
+"""A node draws again when a coordinate's noise exceeds 11 sigma: a coordinate does so with probability 3.9e-28."""
+TAIL_PROBABILITY = 3.9e-28
+LONG_TAILS = 20
+"""A noised update longer than `NoisePlan.norm`, with which a node sits out a round, is as likely as so many tails."""
+TAILS_SHARE = 0.01
+"""The part of delta that is kept for them: what is opened comes from the mechanism that is counted but for an event of
+probability t, and is then (epsilon, delta + (1 + e^epsilon) t)-private."""
+EPSILON_MAX = 100.0
+"""Beyond it nothing is promised."""
 SIGMA_MIN = 4
 """Below, a sum of discrete Gaussians is no longer close to one (theorem 1's tau)."""
 
@@ -41,7 +50,7 @@ class NoisePlan:
 
     @property
     def norm(self) -> int:
-        """No honest node's noised update is longer, but for one in 10^17: sigma (sqrt(d) + 9) bounds the noise
+        """No honest node's noised update is longer, but for one in 10^26: sigma (sqrt(d) + 11) bounds the noise
         (Laurent and Massart 2000, lemma 1)."""
         return self.sensitivity + ceil(self.sigma * (sqrt(self.dimension) + TAIL))
 
@@ -99,10 +108,9 @@ def epsilon(plan: NoisePlan, accepted: Iterable[int], delta: float) -> float:
         return float("inf")
     if not rounds:
         return 0.0
-    tails = sum(rounds) * plan.dimension * TAIL_PROBABILITY
-    if tails >= delta:
-        return float("inf")
+    tails = sum(rounds) * (plan.dimension + LONG_TAILS) * TAIL_PROBABILITY
     accountant = RdpAccountant()
     for value in multipliers:
         accountant.compose(GaussianDpEvent(value))
-    return float(accountant.get_epsilon(delta - tails))
+    found = float(accountant.get_epsilon(delta * (1 - TAILS_SHARE)))
+    return found if found < EPSILON_MAX and (1 + exp(found)) * tails <= delta * TAILS_SHARE else float("inf")

@@ -1,9 +1,10 @@
 """Pedersen commitments to updates: anybody checks the sum of a round, trusting nobody (Pedersen 1991).
 
 A node commits to its vector before it is secret-shared: C = sum s_k G_k + r H over the 255-bit scalars s_k into
-which `packing` packs the vector, in the prime-order group G1 of BLS12-381. C hides the vector perfectly, and nobody
-who cannot take discrete logarithms opens it in two ways: the generators are hashed to the curve (RFC 9380), so that
-nobody knows a relation between them. Commitments add: the product of all must open to the opened sum and to the sum
+which `packing` packs the vector, in the prime-order group G1 of BLS12-381. Nobody who cannot take discrete logarithms opens
+C in two ways: the generators are hashed to the curve (RFC 9380), so that nobody knows a relation between them. On the
+same assumption C hides the vector. It does not hide it perfectly: r has 248 of the group's 255 bits, and of each byte of
+it the round's sum is opened. Commitments add: the product of all must open to the opened sum and to the sum
 of the blindings.
 
 The sum of the blindings travels as part of the vector: r is 31 bytes long, and its bytes are 31 more coordinates of
@@ -28,7 +29,7 @@ from .packing import Slots
 
 COMMITMENT_BYTES = 48
 BLINDING_BYTES = 31
-"""Below the group's 255-bit order; statistically as good as any blinding (248 bits)."""
+"""Below the group's 255-bit order. A bytewise sum with one honest node's leaves 220 bits and more open."""
 SCALAR_BITS = 255
 _SUITE = b"KOINON-V01-CS01-with-BLS12381G1_XMD:SHA-256_SSWU_RO_"
 

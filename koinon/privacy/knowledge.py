@@ -14,7 +14,7 @@ Sound: Z*_(n^2) is Z_n x Z*_n, and the Z_n part of the equation says M = u' + su
 that t and the c_i really hold. Answers to as many independent challenges as there are ciphertexts are therefore
 linear equations for all m_i', solvable unless a prime factor of n divides their determinant. Whoever answers more
 than one challenge in 2^128 can be made to tell all m_i'. Zero-knowledge: u hides the combination perfectly, b
-statistically, within 2^-128 for up to 2^28 ciphertexts. Non-interactive by Fiat and Shamir 1986.
+statistically, within 2^-128 for up to 2^24 ciphertexts (an update has fewer than 2^22). Non-interactive by Fiat and Shamir 1986.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .paillier_key import EXPONENT_BYTES, PublicKey
 
 CHALLENGE_BYTES = 16
 ANSWER_BYTES = EXPONENT_BYTES + CHALLENGE_BYTES + 4 + 16
-"""Width of A: exponent, challenge, count, and 128 bits to hide them."""
+"""Width of A: exponent, challenge, 24 bits of count, and 128 bits to hide them; and a byte to grow into."""
 _BLIND_BYTES = ANSWER_BYTES - 1
 """b leaves A a byte to grow into, so that it never overflows its width."""
 

@@ -43,6 +43,10 @@ def test_the_same_update_is_kept_again_and_another_one_of_the_node_is_not(tmp_pa
     with pytest.raises(Rejected) as caught:
         store.keep(TASK, 1, NODE, kept(2))
     assert caught.value.rule == "duplicate-update"
+    assert store.has(TASK, 1, NODE, kept(1).update)
+    assert not store.has(TASK, 1, OTHER, kept(1).update)
+    with pytest.raises(Rejected):
+        store.has(TASK, 1, NODE, kept(2).update)
     assert store.find(TASK, 1, NODE) == kept(1)
     store.keep(TASK, 1, OTHER, kept(2))
     store.keep(TASK, 2, NODE, kept(2))

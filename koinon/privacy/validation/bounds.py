@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
-from math import isqrt, log2, sqrt
+from math import isqrt, log2
 
 from koinon.errors import ConfigError
 
@@ -19,7 +19,8 @@ from .field import ELEMENT_BYTES, ROWS_MAX, P
 NORM_MAX = 2**26
 """The prover's float64 sums of squares stay exact: NORM_MAX^2 < 2^53."""
 HIDING_BITS = 40
-"""The view of a coalition is within 2^-HIDING_BITS of one that does not depend on the update."""
+"""The view of a coalition is within 2^-HIDING_BITS of one that does not depend on the update, all its coordinates
+together; the views of two updates are within twice that."""
 SOUNDNESS_BITS = 128
 """One try of a cheat succeeds with probability 2^-SOUNDNESS_BITS at most (the tasks' values are beyond 2^-160)."""
 MASKS_MAX = 120
@@ -100,12 +101,18 @@ class Bound:
         return log2(P - 1) - log2(self.coefficients + self.answers + 1)
 
     @property
-    def hiding_bits(self) -> float:
-        """-log2 of the statistical distance of the masked vectors of two updates (docs/validation.md, section 5)."""
-        longest = sqrt(self.cells) * self.norm  # the largest sum of absolute values
+    def longest(self) -> int:
+        """No sum of absolute values of the hidden integers is larger. Whole numbers, as all replicas must agree."""
+        found = isqrt(self.cells * self.norm**2) + 1
         if self.aligned:
-            longest += SLACK * sqrt(2 * self.norm * DIRECTION_MAX * sqrt(self.dimension))
-        return self.mask_bits - log2(longest)
+            found += SLACK * (isqrt(2 * self.norm * DIRECTION_MAX * (isqrt(self.dimension) + 1)) + 1)
+        return found
+
+    @property
+    def hiding_bits(self) -> float:
+        """-log2 of the statistical distance of a masked vector from one that depends on nothing (docs/validation.md,
+        section 5)."""
+        return self.mask_bits - log2(self.longest)
 
 
 @cache
@@ -127,7 +134,7 @@ def _of(dimension: int, norm: int, masks: int, aligned: bool) -> Bound:
     for width in WIDTHS:
         mask_bits = ((2 ** (8 * width) - 2 * norm) // masks).bit_length() - 1
         bound = Bound(dimension, norm, masks, rows, columns, width, mask_bits, aligned)
-        if bound.hiding_bits >= HIDING_BITS:
+        if bound.longest << HIDING_BITS <= 1 << mask_bits:
             break
     else:
         raise ConfigError(

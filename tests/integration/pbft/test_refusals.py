@@ -223,13 +223,13 @@ def test_a_piece_that_is_not_the_nodes_own_for_this_replica_and_round_gets_no_re
             await hand_in(walk.aggregator, change(piece, node=walk.aggregator.address))
         async with refused(committee, BadPiece, "bad-piece"):
             await hand_in(key, change(piece, replica=1))
+        theirs, sealed = await walk.protect(1, other, walk.values(2))
+        async with committee.client(other) as client:
+            await client.put_blob(encode(theirs))
         async with refused(committee, BadPiece, "bad-piece"):  # sealed to another replica
-            await hand_in(key, change(walk.piece(update, protected, 1), replica=0))
-        async with refused(committee, BadPiece, "bad-piece"):  # the public part is another node's
-            await hand_in(other, change(piece, node=other.address))
-        async with refused(committee, BadPiece, "bad-piece"):  # contradicts its commitment
-            _, wrong = await walk.protect(1, key, walk.values(2))
-            await hand_in(key, change(walk.piece(update, wrong, 0), update=keccak(encode(update))))
+            await hand_in(other, change(walk.piece(theirs, sealed, 1), replica=0))
+        async with refused(committee, BadPiece, "bad-piece"):  # who lied once is believed no more in this round
+            await hand_in(other, walk.piece(theirs, sealed, 0))
         async with refused(committee, Unavailable, "unavailable"):
             await hand_in(key, change(piece, update=keccak(b"nowhere")))
         await hand_in(key, piece)

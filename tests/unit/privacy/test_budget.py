@@ -2,7 +2,7 @@
 
 import secrets
 from dataclasses import replace
-from math import isqrt, sqrt
+from math import erfc, exp, isqrt, sqrt
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from koinon.errors import OutOfRange
-from koinon.privacy.budget import TAIL, NoisePlan, add_noise, epsilon, plan_noise
+from koinon.privacy.budget import TAIL, TAIL_PROBABILITY, NoisePlan, add_noise, epsilon, plan_noise
 
 LENET = {"dimension": 62_006, "bits": 16, "clip": 1.0, "l2_clip": 1.0, "multiplier": 1.0, "cohort_min": 5}
 
@@ -62,6 +62,10 @@ def test_noised_values_stay_within_the_tail() -> None:
     assert int(np.abs(noised - 7).max()) <= TAIL * 4
 
 
+def test_the_probability_of_a_tail_is_what_is_counted() -> None:
+    assert 0.95 * TAIL_PROBABILITY < erfc(TAIL / sqrt(2)) < TAIL_PROBABILITY
+
+
 def test_epsilon_grows_with_rounds_and_shrinks_with_company() -> None:
     plan = plan_noise(**LENET)
     once, ten = epsilon(plan, [5], 1e-5), epsilon(plan, [5] * 10, 1e-5)
@@ -82,6 +86,17 @@ def test_noise_that_nobody_else_adds_protects_nobody() -> None:
 
 def test_a_delta_below_what_the_tails_cost_is_never_reached() -> None:
     assert epsilon(plan_noise(**LENET), [5] * 10, 1e-14) == float("inf")
+
+
+def test_tails_are_paid_for_at_the_price_of_epsilon() -> None:
+    """A mechanism within t of an (epsilon, delta)-private one is (epsilon, delta + (1 + e^epsilon) t)-private."""
+    plan = plan_noise(**LENET)
+    tails = 5 * 62_006 * TAIL_PROBABILITY
+    for rounds in (1, 10, 40):
+        told = epsilon(plan, [5] * rounds, 1e-5)
+        assert told == float("inf") or (1 + exp(told)) * rounds * tails < 1e-5
+    assert 18 < epsilon(plan, [5] * 10, 1e-5) < 20
+    assert epsilon(plan, [5] * 40, 1e-5) == float("inf")  # about 53 without the tails
 
 
 def test_rounding_is_part_of_the_sensitivity() -> None:

@@ -344,6 +344,22 @@ def test_a_bound_that_cannot_be_proved_is_refused_with_the_reason(
         Bound.of(dimension, norm, masks)
 
 
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("masks", [1, 4, 21, 120])
+def test_masks_hide_all_coordinates_together_at_the_edge_of_every_width(masks: int, aligned: bool) -> None:
+    """The rule is one of whole numbers: were it one of logarithms, two machines could differ and bar honest nodes."""
+    for dimension in (1, 5, 62_006, 2**20 - 4):
+        for norm in (1, 2**10, 2**15, 2**16 + 1, 2**21, 2**26):
+            try:
+                bound = Bound.of(dimension, norm, masks, aligned=aligned)
+            except ConfigError:
+                continue
+            exact = (dimension + 4) * norm**2  # the square of the largest sum of absolute values
+            assert exact <= bound.longest**2
+            assert bound.longest * 2**40 <= 2**bound.mask_bits
+            assert masks * (2**bound.mask_bits - 1) + 2 * norm <= 2 ** (8 * bound.width)
+
+
 def test_a_cohort_whose_bounded_sum_leaves_the_ring_is_refused() -> None:
     setting = replace(setting_of(norm=2**25), cohort=64)
     with pytest.raises(OutOfRange, match="64 updates of norm 33554432"):

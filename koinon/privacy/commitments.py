@@ -1,11 +1,11 @@
 """Pedersen commitments to updates: anybody checks the sum of a round, trusting nobody (Pedersen 1991).
 
 A node commits to its vector before it is secret-shared: C = sum s_k G_k + r H over the 255-bit scalars s_k into
-which `packing` packs the vector, in the prime-order group G1 of BLS12-381. Nobody who cannot take discrete logarithms opens
-C in two ways: the generators are hashed to the curve (RFC 9380), so that nobody knows a relation between them. On the
-same assumption C hides the vector. It does not hide it perfectly: r has 248 of the group's 255 bits, and of each byte of
-it the round's sum is opened. Commitments add: the product of all must open to the opened sum and to the sum
-of the blindings.
+which `packing` packs the vector, in the prime-order group G1 of BLS12-381. Nobody who cannot take discrete
+logarithms opens C in two ways: the generators are hashed to the curve (RFC 9380), so that nobody knows a relation
+between them. On the same assumption C hides the vector. It does not hide it perfectly: r has 248 of the group's 255
+bits, and of each byte of it the round's sum is opened. Commitments add: the product of all must open to the opened
+sum and to the sum of the blindings.
 
 The sum of the blindings travels as part of the vector: r is 31 bytes long, and its bytes are 31 more coordinates of
 the update, carried by whatever mode carries the others. Nothing else is opened, so nothing else leaks.

@@ -10,11 +10,12 @@ c_i = (1 + m_i n) hs^a_i mod n^2:
     M = u + sum e_i m_i mod n           A = b + sum e_i a_i
     verified: t * prod c_i^e_i = (1 + M n) hs^A mod n^2
 
-Sound: Z*_(n^2) is Z_n x Z*_n, and the Z_n part of the equation says M = u' + sum e_i m_i' for the plaintexts u', m_i'
-that t and the c_i really hold. Answers to as many independent challenges as there are ciphertexts are therefore
-linear equations for all m_i', solvable unless a prime factor of n divides their determinant. Whoever answers more
-than one challenge in 2^128 can be made to tell all m_i'. Zero-knowledge: u hides the combination perfectly, b
-statistically, within 2^-128 for up to 2^24 ciphertexts (an update has fewer than 2^22). Non-interactive by Fiat and Shamir 1986.
+Sound: Z*_(n^2) is Z_n x Z*_n, and the Z_n part of the equation says M = u' + sum e_i m_i' for the plaintexts u',
+m_i' that t and the c_i really hold. Answers to as many independent challenges as there are ciphertexts are
+therefore linear equations for all m_i', solvable unless a prime factor of n divides their determinant. Whoever
+answers more than one challenge in 2^128 can be made to tell all m_i'. Zero-knowledge: u hides the combination
+perfectly, b statistically, within 2^-128 for up to 2^24 ciphertexts (an update has fewer than 2^22). Non-
+interactive by Fiat and Shamir 1986.
 """
 
 from __future__ import annotations

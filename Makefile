@@ -91,6 +91,10 @@ $(BASELINES)/.ready: scripts/baselines.txt
 bench-consensus: $(READY) ## How fast committees of 4 to 13 order, about 4 minutes: JSON=FILE BENCH_ARGS=...
 	$(BIN)/python -m scripts.bench_consensus $(if $(JSON),--json $(JSON)) $(BENCH_ARGS)
 
+.PHONY: attacks
+attacks: $(READY) ## Attack every privacy mode with what each adversary sees: JSON=FILE ATTACKS_ARGS=--quick
+	$(BIN)/python -m scripts.attacks $(if $(JSON),--json $(JSON)) $(ATTACKS_ARGS)
+
 .PHONY: soak
 soak: $(READY) ## Simulate committees in bad weather: SEEDS=1000000 FIRST=0, or SEED=17 to replay one
 	$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST)) $(SOAK_ARGS)

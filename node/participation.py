@@ -45,9 +45,9 @@ CHAIN_WAIT_SECONDS_MAX = 60.0
 BACKOFF_FIRST_SECONDS = 0.2
 BACKOFF_MAX_SECONDS = 5.0
 PATIENCE_SECONDS = 0.3
-PATIENCE_LARGE_SECONDS = 5.0
-"""With a committee whose replicas cannot show one another what they missed (koinon.privacy.shamir_shares)."""
 """How much longer than the quorum the slowest replicas get to take a blob or a piece."""
+PATIENCE_LARGE_SECONDS = 5.0
+"""The same where replicas cannot show one another the pieces that they missed (koinon.privacy.shamir_shares)."""
 LOSS_MILLIONTHS_MAX = 10**15
 
 log = logging.getLogger("koinon.node.participation")

@@ -7,15 +7,22 @@ import base64
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from koinon.encoding import encode
 from koinon.errors import BadPiece
+from koinon.learning.parameters import Parameters, from_arrays
 from koinon.privacy import Held, Protected, SealingKey
 from koinon.privacy.validation import Bound
 from koinon.privacy.validation.masks import expand
+from koinon.signing import Signer
 from koinon.wire import Update
-from pbft.pieces import Kept
+from node.apps import Fitted
+from node.masking import Masking
+from node.participation import Participation
+from node.submissions import Submissions
+from pbft.pieces import Kept, PieceStore
 from tests.integration.committee import PASSWORD, Committee
 from tests.integration.walk import Walk
 
@@ -39,6 +46,49 @@ def secrets_of(made: list[tuple[Update, Protected]], walk: Walk, committee: Comm
     return found
 
 
+class App:
+    """What a node trains with, without a model: the parent plus a little."""
+
+    name = "none"
+
+    def fit(self, parent: Parameters, config: object) -> Fitted:
+        moved = from_arrays([each + np.float32(0.01) for each in parent.arrays()])
+        return Fitted(parameters=moved, examples=100, loss=0.5)
+
+
+class NoChain:
+    """Where no chain runs: the committee's word for the last certified model."""
+
+    def __init__(self, model: bytes) -> None:
+        self._model = model
+
+    def latest_model(self, task: bytes) -> bytes:
+        return self._model
+
+
+async def as_the_node_does(walk: Walk, number: int, key: Signer, folder: Path) -> Protected:
+    """The node's own code takes part for `key`; what replicas then keep of it."""
+
+    async def app() -> App:
+        return App()
+
+    async with walk.committee.client(key) as client:
+        record = await client.task(walk.task)
+        chain = NoChain(record.model)
+        part = Participation(
+            client,
+            lambda: chain,  # type: ignore[arg-type, return-value]
+            Submissions(folder / "submissions"),
+            Masking(client, folder / "masks", key),
+            key.address,
+        )
+        await part.take_part(walk.task, record, record.rounds[number - 1], app, 1000)  # type: ignore[arg-type]
+    stores = [PieceStore(walk.committee.home(index) / "data" / "pieces") for index in range(3)]
+    kept = [store.find(walk.task, number, key.address) for store in stores]
+    assert all(each is not None for each in kept)
+    return Protected(b"", tuple(each.piece for each in kept if each is not None))
+
+
 def test_a_round_at_debug_level_logs_no_seed_piece_or_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made: list[tuple[Update, Protected]] = []
 
@@ -59,7 +109,7 @@ def test_a_round_at_debug_level_logs_no_seed_piece_or_key(tmp_path: Path, caplog
         false = Protected(protected.public, (*protected.pieces[:3], protected.pieces[3][::-1]))
         with pytest.raises(BadPiece, match=r"ascending|instead of|commitment"):
             await walk.deliver(walk.keys[3], update, false, to=[3])
-        await walk.submit(number, walk.keys[3], walk.values(4), to=[0, 1, 2])
+        made.append((update, await as_the_node_does(walk, number, walk.keys[3], tmp_path)))
         await walk.complete(*await walk.certify(number, *(await walk.open_sum(number))[:2]))
         return walk
 

@@ -19,13 +19,14 @@ PATH = Path(__file__).parents[2] / "vectors" / "privacy.json"
 pytestmark = pytest.mark.filterwarnings("ignore:a Paillier key of 2048 bits")
 
 
-CASES = (*COMMITTEE_MODES, "shares, validated")
+CASES = (*COMMITTEE_MODES, "shares, validated", "shares, large")
 
 
 def vector(case: str) -> dict[str, object]:
     """Everything that one round of a mode puts on a wire or disk, by digest."""
-    name, _, validated = case.partition(", ")
-    federation = Federation(name, random_updates(3, 111), seed="vector", norm=2**20 if validated else 0)
+    name, _, kind = case.partition(", ")
+    norm, replicas = 2**20 if kind == "validated" else 0, 13 if kind == "large" else 4
+    federation = Federation(name, random_updates(3, 111), seed="vector", norm=norm, replicas=replicas)
     opened = federation.open()
     return {
         "public_key": keccak(federation.setting.public_key).hex(),

@@ -234,6 +234,19 @@ def test_the_view_of_f_replicas_fits_every_other_update_as_well() -> None:
             np.testing.assert_array_equal(np.array(folds, dtype="<u4"), published)
 
 
+def test_f_replicas_that_guess_the_update_cannot_tell_from_the_commitments_whether_they_are_right() -> None:
+    """They can compute the other shares then; what was committed to has a salt that nothing else depends on."""
+    federation = large(random_updates(1, 30))
+    setting, protected = federation.setting, federation.protected[node(0)]
+    salts = [piece[: inside.SALT_BYTES] for piece in protected.pieces[setting.faulty :]]
+    assert len({bytes(32), *salts}) == 1 + 9
+    for replica, salt in enumerate(salts, setting.faulty):
+        guessed = share_of(federation, replica).tobytes()
+        assert protected.pieces[replica] == salt + guessed
+        commitment = inside._commitment(setting, node(0), replica, bytes(32) + guessed)
+        assert commitment not in protected.public
+
+
 def test_f_plus_one_replicas_together_see_the_update() -> None:
     federation = large(random_updates(1, 30))
     for coalition in ((0, 1, 2, 3, 4), (8, 9, 10, 11, 12)):

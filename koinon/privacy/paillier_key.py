@@ -15,7 +15,10 @@ other replicas, x^F(j), can be computed from these shares and the root r: an ope
 The dealer commits to the sharing (Feldman 1987, "A practical scheme for non-interactive verifiable secret sharing"):
 C_k = v^a_k mod n for each coefficient, C_0 = v^(D*d), for a public v. Anybody checks that C_0^n = v^D, so that the
 shared exponent does take n-th roots; replica j checks v^F(j+1) = prod C_k^((j+1)^k), so that its share is the one
-that the others' shares belong with. v is hashed from n, so that the dealer did not choose it.
+that the others' shares belong with. v is hashed from n, so that the dealer did not choose it. But it may choose n: if
+v is a 5th power modulo a prime factor p = 1 (mod 5), shares that are off by a fifth of v's order pass, and open
+nothing. A dealer finds such an n at the fifth try. So the same is done for BASES of such v, independent of one another,
+all of which are l-th powers modulo a factor for one n in l^BASES; l = 3 is the least (they are squares all).
 
 What this does not give: the dealer saw the key once (the ceremony has witnesses, not a proof); a key is for one
 epoch. Whether n is well made cannot be seen from it.
@@ -26,7 +29,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import factorial
@@ -45,6 +48,8 @@ BITS_DEFAULT = 3072
 BITS_FLOOR = 2048
 BITS_MAX = 8192
 HIDING_BITS = 128
+BASES = 32
+"""Bases of the commitments: a dealer whose false shares pass has searched through 3^32 = 2^50 moduli."""
 REPLICAS_MAX = 10
 """The search for liars tries every (2f+1)-subset of a committee; 120 of them at 10 replicas."""
 
@@ -106,7 +111,8 @@ class PublicKey:
 
 
 class Dealt(NamedTuple):
-    """A dealer's work, encoded: the public key, one secret share a replica, and the public commitments to them."""
+    """A dealer's work, encoded: the public key, one secret share a replica, and the public commitments to them (to all
+    coefficients under the first base, then under the second, ...)."""
 
     public_key: bytes
     shares: tuple[bytes, ...]
@@ -155,20 +161,20 @@ def deal(p: mpz, q: mpz, replicas: int, entropy: Entropy, *, epoch: int = 0) -> 
             value = value * (replica + 1) + coefficient
         width = (value.bit_length() + 7) // 8
         shares.append(encode(PaillierShare(key=keccak(public_key), replica=replica, share=_wide(value, width))))
-    base = _base(n)
-    commitments = tuple(_wide(gmpy2.powmod(base, coefficient, n), bits // 8) for coefficient in coefficients)
+    committed = (gmpy2.powmod(base, each, n) for base in _bases(n) for each in coefficients)
+    commitments = tuple(_wide(each, bits // 8) for each in committed)
     return Dealt(public_key, tuple(shares), commitments)
 
 
 def require_dealing(public_key: bytes, commitments: Sequence[bytes]) -> None:
     """BadPiece unless the commitments are to a sharing of an exponent that takes n-th roots."""
     key = parse_key(public_key)
-    expected = 2 * ((key.replicas - 1) // 3) + 1
+    expected = BASES * _coefficients(key)
     if len(commitments) != expected or any(len(each) != key.plain_bytes for each in commitments):
         raise BadPiece(f"a dealing to {key.replicas} replicas has {expected} commitments of {key.plain_bytes} bytes")
-    first = mpz.from_bytes(commitments[0], "big")
-    if gmpy2.powmod(first, key.n, key.n) != gmpy2.powmod(_base(key.n), key.delta, key.n):
-        raise BadPiece("the dealer shared an exponent that takes no n-th roots")
+    for base, row in _rows(key, commitments):
+        if gmpy2.powmod(row[0], key.n, key.n) != gmpy2.powmod(base, key.delta, key.n):
+            raise BadPiece("the dealer shared an exponent that takes no n-th roots")
 
 
 def require_share(public_key: bytes, commitments: Sequence[bytes], replica: int, share: bytes) -> None:
@@ -176,18 +182,34 @@ def require_share(public_key: bytes, commitments: Sequence[bytes], replica: int,
     key, mine = parse_key(public_key), _decode(PaillierShare, share, "key share")
     if mine.key != keccak(public_key) or mine.replica != replica:
         raise BadPiece(f"a share of another key, or of another replica than {replica}")
-    expected = mpz(1)
-    for commitment in reversed(commitments):
-        expected = gmpy2.powmod(expected, replica + 1, key.n) * mpz.from_bytes(commitment, "big") % key.n
-    if gmpy2.powmod(_base(key.n), mpz.from_bytes(mine.share, "big"), key.n) != expected:
-        raise BadPiece(f"the share of replica {replica} is not the one that the dealer committed to")
+    exponent = mpz.from_bytes(mine.share, "big")
+    for base, row in _rows(key, commitments):
+        expected = mpz(1)
+        for commitment in reversed(row):
+            expected = gmpy2.powmod(expected, replica + 1, key.n) * commitment % key.n
+        if gmpy2.powmod(base, exponent, key.n) != expected:
+            raise BadPiece(f"the share of replica {replica} is not the one that the dealer committed to")
 
 
-def _base(n: mpz) -> mpz:
-    """v: a square modulo n that nobody chose."""
+def _coefficients(key: PublicKey) -> int:
+    """How many coefficients the sharing polynomial has."""
+    return 2 * ((key.replicas - 1) // 3) + 1
+
+
+def _rows(key: PublicKey, commitments: Sequence[bytes]) -> Iterator[tuple[mpz, list[mpz]]]:
+    """Each base with the commitments under it."""
+    count = _coefficients(key)
+    for number, base in enumerate(_bases(key.n)):
+        yield base, [mpz.from_bytes(each, "big") for each in commitments[number * count : (number + 1) * count]]
+
+
+def _bases(n: mpz) -> list[mpz]:
+    """Squares modulo n that nobody chose."""
     width = n.bit_length() // 8 + 16
-    seed = hashlib.shake_256(b"koinon/paillier/commitment" + _wide(n, n.bit_length() // 8)).digest(width)
-    return gmpy2.powmod(mpz.from_bytes(seed, "big"), 2, n)
+    named = b"koinon/paillier/commitment" + _wide(n, n.bit_length() // 8)
+    drawn = hashlib.shake_256(named).digest(BASES * width)
+    parts = (drawn[at : at + width] for at in range(0, len(drawn), width))
+    return [gmpy2.powmod(mpz.from_bytes(part, "big"), 2, n) for part in parts]
 
 
 def key_of(setting: Setting) -> PublicKey:

@@ -349,7 +349,7 @@ class Federation(MembershipLaw):
 
     def _fix_if_complete(self, identity: bytes, task: Task, round_: Round) -> None:
         """Waits for nobody from whom no update can come any more."""
-        if round_.phase == "training" and is_complete(task, round_):
+        if round_.phase == "training" and is_complete(task, round_, needed=masks.updates_needed(task, round_)):
             self._fix_accepted(identity, round_)
 
     def _finish(self, task: Task, status: str, reason: str) -> None:

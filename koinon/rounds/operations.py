@@ -14,6 +14,7 @@ from koinon.encoding import U32, U63, Address, Digest, Message, Name, Signature,
 from koinon.epochs import Seats
 from koinon.errors import OutOfRange
 from koinon.privacy.budget import NoisePlan, plan_noise
+from koinon.privacy.fixed_point import require_ring_fits
 from koinon.privacy.validation.bounds import NORM_MAX
 from koinon.wire import Admission, Fault, MaskAnnouncement, MaskReveal, Revocation, RoundCertificate, SignedReceipt
 
@@ -30,6 +31,9 @@ BLINDING_COORDINATES = 31
 BLINDING_NORM_SQUARED = BLINDING_COORDINATES * 255**2
 BLINDING_BITS = 9
 """The narrowest coordinates that carry a byte."""
+
+RING_MODES = ("shares", "masked")
+"""The modes whose sums are signed numbers of 32 bits."""
 
 Millionths = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 """A real number times a million, rounded: metrics stay integers, so that every replica keeps equal bytes."""
@@ -85,6 +89,8 @@ class TaskSpec(Message, frozen=True):
         if self.commit and self.bits < BLINDING_BITS:
             raise ValueError(f"commit = true needs bits = {BLINDING_BITS} or more: a blinding is made of bytes")
         try:
+            if self.mode in RING_MODES:
+                require_ring_fits(bits=self.bits, cohort=self.cohort_max)
             plan = self.noise_plan
         except OutOfRange as error:
             raise ValueError(f"{error.message} ({error.hint})") from None

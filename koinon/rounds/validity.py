@@ -53,7 +53,7 @@ def bar(task: Task, round_: Round, fault: Fault, epoch: int) -> None:
     task.version += 1
 
 
-def is_complete(task: Task, round_: Round) -> bool:
-    """Whether there are enough updates and none can come any more."""
+def is_complete(task: Task, round_: Round, *, needed: int) -> bool:
+    """Whether there are enough updates (`needed`) and none can come any more."""
     awaited = set(round_.announced or round_.cohort) - set(round_.submissions) - set(task.barred)
-    return not awaited and len(round_.submissions) >= task.spec.cohort_min
+    return not awaited and len(round_.submissions) >= needed

@@ -12,12 +12,12 @@ from koinon.privacy import SealingKey
 from koinon.privacy.masking import Masks, announce, reveal, threshold
 from koinon.rounds.law import ABORTED_ROUNDS_MAX
 from koinon.rounds.masks import announcement_deadline_ms
-from koinon.rounds.operations import AnnounceMasks, CreateTask, RevealShares
+from koinon.rounds.operations import AnnounceMasks, CloseRound, CreateTask, ReportFault, RevealShares
 from koinon.rounds.state import Round
 from koinon.signing import Signer
-from koinon.wire import MaskReveal
+from koinon.wire import Fault, MaskReveal, Role
 
-from .world import AGGREGATOR, NODES, World
+from .world import AGGREGATOR, NODES, World, key
 
 
 def sealing(node: Signer) -> SealingKey:
@@ -25,16 +25,19 @@ def sealing(node: Signer) -> SealingKey:
 
 
 class Masked(World):
-    def __init__(self) -> None:
+    def __init__(self, *more: Signer) -> None:
         super().__init__(mode="masked")
-        self.open()
+        self.invited = [*NODES, *more]
+        for node in more:
+            self.enrol(node, Role.NODE)
+        self.open(cohort=self.invited)
 
     @property
     def round(self) -> Round:
         return self.record.rounds[-1]
 
     def announcement(self, node: Signer) -> AnnounceMasks:
-        cohort = {each.address: sealing(each).public for each in NODES}
+        cohort = {each.address: sealing(each).public for each in self.invited}
         _, said = announce(self.task, self.round.number, node.address, cohort, secrets.token_bytes)
         return AnnounceMasks(task=self.task, round=self.round.number, announcement=said)
 
@@ -111,6 +114,20 @@ def test_fewer_updates_than_can_be_unmasked_never_close_a_round(world: Masked) -
     world.submit(*NODES[:2])
     world.now = world.round.deadline_ms + 1
     world.close()
+    assert world.round.phase == "aborted"
+
+
+def test_barred_nodes_close_no_round_that_the_others_cannot_open() -> None:
+    world = Masked(key("fifth"), key("sixth"))
+    world.announce(*world.invited)
+    world.submit(*world.invited[:4])
+    assert threshold(6) == 5
+    for node in world.invited[4:]:
+        fault = Fault(task=world.task, round=1, node=node.address)
+        world.do(NODES[0], ReportFault(fault=fault, signatures=world.signatures(fault, (0, 1))))
+    assert world.round.phase == "training"  # nobody is awaited, but four reveals would open nothing
+    world.now = world.round.deadline_ms + 1
+    world.do(NODES[0], CloseRound(task=world.task, round=1))
     assert world.round.phase == "aborted"
 
 

@@ -93,6 +93,20 @@ def test_coordinates_too_narrow_for_a_blinding_are_refused_when_the_task_is_made
         TaskSpec(**{**fields, "bits": 8, "commit": True})
 
 
+@pytest.mark.parametrize("mode", ["shares", "masked", "plain"])
+@pytest.mark.parametrize(("bits", "cohort", "fits"), [(24, 256, True), (24, 257, False), (23, 512, True)])
+def test_a_full_cohort_whose_sum_leaves_the_ring_is_refused_when_the_task_is_made(
+    mode: str, bits: int, cohort: int, fits: bool
+) -> None:
+    fields = {name: getattr(World().spec, name) for name in TaskSpec.__struct_fields__}
+    wanted = {**fields, "mode": mode, "bits": bits, "cohort_max": cohort}
+    if fits or mode == "plain":
+        assert TaskSpec(**wanted).cohort_max == cohort
+    else:
+        with pytest.raises(ValueError, match="the ring has 32"):
+            TaskSpec(**wanted)
+
+
 def test_no_norm_is_proved_to_more_than_ten_replicas_and_the_refusal_says_what_to_do() -> None:
     spec = spec_of()
     require_provable(spec, 10)

@@ -50,7 +50,7 @@ def read_header(file: int, offset: int, end: int, name: str) -> tuple[int, int] 
     if found is not None:
         return None if offset + frame_bytes(found[1]) > end else found
     if end - offset >= HEADER_BYTES:
-        _require_torn(os.pread(file, end - offset, offset), HEADER_BYTES, offset, name)
+        _require_torn(os.pread(file, end - offset, offset), HEADER_BYTES, offset, name, behind=1)
     return None
 
 
@@ -69,7 +69,8 @@ def read_frame(file: int, offset: int, end: int, name: str) -> tuple[int, bytes]
         return None
     payload = _payload(file, offset, header[1])
     if payload is None:
-        _require_torn(os.pread(file, end - offset, offset), frame_bytes(header[1]), offset, name)
+        size = frame_bytes(header[1])
+        _require_torn(os.pread(file, end - offset, offset), size, offset, name, behind=size)
         return None
     return header[0], payload
 
@@ -90,13 +91,15 @@ def _payload(file: int, offset: int, length: int) -> bytes | None:
     return payload if last == END and blake2b(payload, digest_size=CHECK_BYTES).digest() == check else None
 
 
-def _require_torn(rest: bytes, size: int, offset: int, name: str) -> None:
+def _require_torn(rest: bytes, size: int, offset: int, name: str, *, behind: int) -> None:
     """StorageDamaged unless `rest`, all that the file has from `offset` on, is what a crash leaves of one frame of
-    at least `size` bytes: some of its sectors are missing, and no whole frame follows."""
+    at least `size` bytes: some of its sectors are missing, and no whole frame follows, `behind` bytes on or later.
+
+    A payload holds clients' bytes, which may look like frames: where its length is known it is not searched."""
     stops = range(SECTOR_BYTES - offset % SECTOR_BYTES, size + SECTOR_BYTES, SECTOR_BYTES)
     starts = [0, *stops[:-1]]
     missing = any(not any(rest[start:stop]) for start, stop in zip(starts, stops, strict=True))
-    if not missing or _whole_frame_in(rest[1:]):
+    if not missing or _whole_frame_in(rest[behind:]):
         raise _damaged(name, offset)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from koinon.client import CommitteeClient
+from koinon.committees import Committees
 from koinon.config import FederationFile, Setting, convert, write_atomically
 from koinon.encoding import from_hex, to_hex
 from koinon.epochs import Seat
@@ -105,6 +106,18 @@ def replaced(seats: Sequence[Seat], index: int, seat: Seat) -> tuple[Seat, ...]:
 def require_index(seats: Sequence[Seat], index: int) -> None:
     if not 0 <= index < len(seats):
         raise ConfigError(f"the committee has no replica {index}, only 0 to {len(seats) - 1}")
+
+
+def require_new(committees: Committees, seat: Seat | None) -> None:
+    """ConfigError for the seat of a former member: were it convicted late of what it signed then, the chain would
+    refuse the handover that seats it again, and with it every later one."""
+    present = committees.federation.replica_addresses
+    if seat is None or seat.address in present:
+        return
+    former = [each.epoch for each in committees.epochs if seat.address in each.replica_addresses]
+    if former:
+        hint = "give its operator a new key: koinon-committee seat, with a new home"
+        raise ConfigError(f"{to_hex(seat.address)} was a replica in epoch {former[-1]} and left", hint=hint)
 
 
 def require_fits(federation: FederationFile, seats: Sequence[Seat]) -> ChangeCommittee:

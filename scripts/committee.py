@@ -38,6 +38,7 @@ from ._committee import (
     replaced,
     require_fits,
     require_index,
+    require_new,
     save_seat,
     seat_text,
     seats_of,
@@ -309,6 +310,7 @@ def _change(
     async def go() -> list[dict[str, Any]]:
         async with CommitteeClient(committees, signer) as client:
             await client.refresh()
+            require_new(committees, given)
             seats = alter(seats_of(client.federation), given)
             if dry_run:
                 operation = require_fits(client.federation, seats)

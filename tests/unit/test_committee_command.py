@@ -10,13 +10,14 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+from koinon.committees import Committees
 from koinon.config import FederationFile, create_keystore, save_federation
 from koinon.encoding import to_hex
 from koinon.epochs import Seat
 from koinon.errors import ConfigError, Rejected
 from scripts import committee
-from scripts._committee import added, load_seat, removed, replaced, require_fits, save_seat, seats_of
-from tests.unit.test_epochs import DOMAIN, federation, key, seats
+from scripts._committee import added, load_seat, removed, replaced, require_fits, require_new, save_seat, seats_of
+from tests.unit.test_epochs import DOMAIN, federation, handover, key, seats
 
 DOCS = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text()
 
@@ -123,6 +124,17 @@ def test_rotating_to_the_same_key_is_refused(tmp_path: Path) -> None:
     save_seat(tmp_path / "seat.json", key(1), DOMAIN, given)
     with pytest.raises(ConfigError, match="the key that is to be rotated"):
         run("rotate", "1", "--home", str(registrar), "--seat", str(tmp_path / "seat.json"), "--dry-run")
+
+
+def test_a_former_key_is_not_seated_again() -> None:
+    """The contract refuses a newcomer that was convicted meanwhile, and every handover after it."""
+    committees = Committees(federation())
+    committees.add([handover(0, seats(0, 1, 2), (0, 1, 2))])
+    for index in (0, 5):
+        require_new(committees, *seats(index))
+    require_new(committees, None)
+    with pytest.raises(ConfigError, match="was a replica in epoch 0"):
+        require_new(committees, *seats(3))
 
 
 def _fields(file: FederationFile) -> dict[str, object]:

@@ -11,11 +11,14 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from koinon.config import FederationFile
 from koinon.encoding import encode
+from koinon.errors import Unavailable
 from koinon.signing import Signer, seal
-from pbft.peers import FRAME_BYTES_MAX, Greeting, Hello, Peers
+from pbft.peers import FRAME_BYTES_MAX, HANDSHAKES_PER_ADDRESS_MAX, Greeting, Hello, Peers
+from pbft.waiting import client_of
 from tests.integration.committee import Committee
 
 
@@ -179,5 +182,17 @@ def test_a_peer_of_a_later_epoch_is_not_let_in_and_is_a_reason_to_ask_for_proof(
 
     async def ignore(peer: int, data: bytes) -> None:
         pass
+
+    asyncio.run(scenario())
+
+
+def test_a_stranger_with_a_whole_network_of_addresses_leaves_room_for_greetings(tmp_path: Path) -> None:
+    """An IPv6 client has 2^64 of them."""
+
+    async def scenario() -> None:
+        end = End(Committee(tmp_path, replicas=4).federation, 1, Signer(secrets.token_bytes(32)))
+        end.peers._handshakes[client_of("2001:db8::1")] = HANDSHAKES_PER_ADDRESS_MAX
+        with pytest.raises(Unavailable):
+            await end.peers.accept(make_mocked_request("GET", "/v1/peer").clone(remote="2001:db8::2"))
 
     asyncio.run(scenario())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from koinon.encoding import ZERO_DIGEST, keccak
@@ -109,6 +110,18 @@ def test_a_last_write_of_which_any_sectors_are_missing_is_cut_off(tmp_path: Path
                     torn[start:stop] = bytes(stop - start)
             (folder / "journal").write_bytes(torn)
             assert _read(folder / "journal") == before
+
+
+def test_a_client_cannot_make_a_torn_tail_look_like_damage(tmp_path: Path) -> None:
+    """Its requests lie in the journal: one that looks like a frame is none, wherever the last write is torn."""
+    bait = b"r" * 700 + pack(1, b"a frame within a frame") + b"r" * 1400
+    big = msgspec.structs.replace(BIG, batch=Batch(time_ms=1, requests=(bait,)))
+    whole, kept = _written(tmp_path / "written", [RECORDS[0]], [big]), _written(tmp_path / "kept", [RECORDS[0]])
+    start = len(kept) + SECTOR_BYTES - len(kept) % SECTOR_BYTES
+    for torn in range(start + 2 * SECTOR_BYTES, len(whole), SECTOR_BYTES):
+        path = tmp_path / str(torn)
+        path.write_bytes(whole[:torn] + bytes(len(whole) - torn + 4096))
+        assert _read(path) == [RECORDS[0]]
 
 
 def test_a_missing_sector_before_the_last_write_is_damage(tmp_path: Path) -> None:

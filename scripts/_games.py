@@ -164,6 +164,10 @@ def adversaries(scenario: Scenario) -> list[Adversary]:
         most = CLIENTS - 3
         found.append(Adversary(f"{few}, {most} nodes", SECRET, nodes(most, every[-1]), together=True))
         enough = f + 1 if scenario.mode == "shares" else 2 * f + 1
+        if scenario.mode == "paillier":
+            found.append(
+                Adversary(f"{2 * f} replicas", SECRET, lambda sent, kept: [coalition(sent, kept, range(2 * f))])
+            )
         found.append(Adversary(f"{enough} replicas", LEAKS, lambda sent, kept: [coalition(sent, kept, range(enough))]))
     if scenario.mode == "masked":
         needed = threshold(CLIENTS + 1)  # one more was invited, and dropped out

@@ -91,6 +91,8 @@ def pictures(named: Sequence[tuple[str, str, Floats]]) -> list[str]:
 
 def as_json(found: Finding | Exposure) -> dict[str, Any]:
     row = asdict(found)
+    if row["epsilon"] == float("inf"):
+        row["epsilon"] = "inf"  # JSON has no infinity
     if isinstance(found, Finding):
         row |= {"sketch": found.sketch.tolist(), "truth": found.truth.tolist(), "as_claimed": found.kept}
     return row

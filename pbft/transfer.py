@@ -173,7 +173,8 @@ class StateTransfer:
     # --- snapshots
 
     async def snapshot(self, *, above: int) -> tuple[int, CheckpointCertificate, bytes]:
-        """The newest certified snapshot above a sequence number, and who gave the last of it.
+        """A certified snapshot above a sequence number, and who gave the last of it: the one that was begun, or the
+        newest that somebody gives.
 
         Unavailable when nobody has one, or nobody gives it.
         """
@@ -181,20 +182,19 @@ class StateTransfer:
         if not shown:
             raise Unavailable(f"no peer shows a checkpoint above {above}")
         kept = {path.name.partition("-")[0] for path in self._folder.glob("*.part")}
-        certificate = max(
-            (one.certificate for one in shown.values()),
-            key=lambda one: (str(one.checkpoint.sequence) in kept, one.checkpoint.sequence),
-        )
-        part = await asyncio.to_thread(Part, self._folder, certificate)
-        for peer, offer in shown.items():
-            if offer.certificate.checkpoint != certificate.checkpoint:
-                continue
-            snapshot = await self._fill(part, peer, offer)
-            if snapshot is not None:
-                self._order.served(peer)
-                part.discard()
-                return peer, certificate, snapshot
-        raise Unavailable(f"no peer gave the whole snapshot of {certificate.checkpoint.sequence}")
+        offered = {one.certificate.checkpoint: one.certificate for one in shown.values()}
+        preferred = sorted(offered, key=lambda one: (str(one.sequence) in kept, one.sequence), reverse=True)
+        for checkpoint in preferred:  # a liar may go on showing what was begun, and never give the rest
+            part = await asyncio.to_thread(Part, self._folder, offered[checkpoint])
+            for peer, offer in shown.items():
+                if offer.certificate.checkpoint != checkpoint:
+                    continue
+                snapshot = await self._fill(part, peer, offer)
+                if snapshot is not None:
+                    self._order.served(peer)
+                    part.discard()
+                    return peer, offer.certificate, snapshot
+        raise Unavailable(f"no peer gave the whole snapshot of {preferred[0].sequence}")
 
     async def _shown(self, above: int) -> dict[int, Shown]:
         """Verified checkpoints of all peers that answer, in the order in which these are to be asked."""

@@ -127,6 +127,17 @@ def test_a_log_comes_page_by_page(tmp_path: Path) -> None:
     assert bench.chunks(1) == 0
 
 
+def test_a_peer_that_never_gives_the_rest_of_an_old_snapshot_keeps_nobody_from_a_newer_one(tmp_path: Path) -> None:
+    """What was begun goes first, but not for ever: a liar may show its valid certificate as long as it likes."""
+    stingy = Dies()
+    first = Bench(tmp_path, stingy)
+    first.bring()
+    assert (first.executed, list((tmp_path / "incoming").glob("64-*"))) != (64, [])
+    later = Bench(tmp_path, stingy, Peer(sequence=128))
+    later.bring()
+    assert later.executed == 128
+
+
 def test_entries_that_the_core_refuses_send_their_peer_to_the_end_of_the_row(tmp_path: Path) -> None:
     junk, good = Peer(log=range(1, 10**4)), Peer(log=range(1, 200))
     bench = Bench(tmp_path, junk, good)

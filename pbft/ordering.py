@@ -163,6 +163,8 @@ class Ordering(Core):
         if (culprit, first.vote.phase) not in slot.reported:
             slot.reported.add((culprit, first.vote.phase))
             self._emit(Evidence(culprit, first, second))
+        else:
+            self._ignore(culprit, "more-evidence")
 
     def _report_primary(self, slot: Slot, message: PrePrepare, named: bytes) -> None:
         if slot.digest is None:

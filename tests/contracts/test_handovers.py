@@ -128,6 +128,15 @@ def test_round_certified_before_a_handover_can_follow_it_for_a_week(world: World
     world.open_round(2, world.certificate().model, epoch=1)
 
 
+def test_the_week_begins_with_the_handover_however_old_the_epoch_is(world: World) -> None:
+    world.create_task()
+    world.at_time(START_S + 10 * WEEK_S)
+    world.hand_over(newcomers(4))
+    assert world.view("Committee", "inForce", 0)
+    world.open_round(1, epoch=0)
+    world.commit(world.certificate())
+
+
 def test_round_of_an_epoch_to_come_waits_for_its_handover(world: World, reverts: Reverts) -> None:
     world.create_task()
     with reverts("RoundLedger__EpochNotInForce", 1):

@@ -226,6 +226,7 @@ def test_section_4_2_two_votes_of_one_replica_are_evidence_and_the_first_counts(
     (evidence,) = of(Evidence, bench.receive(2, bench.vote(2, phase, 0, 1, b"\2" * 32)))
     assert (evidence.culprit, evidence.first.vote.digest) == (2, b"\1" * 32)
     assert bench.replica.log.slot(1).votes(phase)[2].vote.digest == b"\1" * 32
+    assert bench.receive(2, bench.vote(2, phase, 0, 1, b"\3" * 32)) == [Ignored(2, "more-evidence")]
 
 
 def test_a_word_is_written_down_before_it_is_said() -> None:

@@ -12,7 +12,7 @@ from scripts.federation import LocalFederation
 from tests.e2e.helpers import TASK, complete, submit_file
 
 pytestmark = pytest.mark.timeout(600)
-EXTRA = "noise_multiplier = 0.05\nl2_clip = 2.0\ncommit = true\n"
+EXTRA = "noise_multiplier = 0.5\nl2_clip = 2.0\ncommit = true\n"
 
 
 @pytest.mark.parametrize("mode", ["shares", "masked"])

@@ -1,6 +1,6 @@
 """How fast the committee orders: real replica processes on this machine, journals on its disk, signed requests.
 
-    python -m scripts.bench_consensus [--replicas 4,7,10,13] [--seconds 8] [--in-flight 400] [--json FILE]
+    python -m scripts.bench_consensus [--replicas 4,7,10,13] [--seconds 8] [--in-flight 1600] [--json FILE]
 
 Each committee runs on loopback without TLS; one client process speaks for many enrolled keys (`koinon.streams`), so
 all of it shares this machine's cores. The operation is a `SubmitUpdate` of ~120 bytes (~216 as a sealed request) by an
@@ -247,7 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the committee's ordering.")
     parser.add_argument("--replicas", default="4,7,10,13", help="committee sizes, comma-separated")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
-    parser.add_argument("--in-flight", type=int, default=400, help="keys with one request in flight each")
+    parser.add_argument("--in-flight", type=int, default=1600, help="keys with one request in flight each")
     parser.add_argument("--folder", type=Path, help="on the disk to measure (default: a temporary folder)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()

@@ -71,9 +71,10 @@ async def status(task: TaskArgument = None, home: HomeOption = None, as_json: Js
     if as_json:
         rewards = {f"0x{node.hex()}": amount for node, amount in sorted(found.rewards.items())}
         barred = {f"0x{node.hex()}": number for node, number in found.barred.items()}
-        budget = None if spent is None else {"epsilon": spent, "delta": spec.delta / MILLION}
+        budget = None if spent is None else {"epsilon": _plain(spent), "delta": spec.delta / MILLION}
         about = {"rewards": rewards, "barred": barred, "privacy": budget}
-        emit({**describe_task(identity, found), **about, "history": rounds})
+        history = [each | {"epsilon": _plain(each["epsilon"])} for each in rounds]
+        emit({**describe_task(identity, found), **about, "history": history})
         return
     reason = f" ({found.reason})" if found.reason else ""
     console = out()
@@ -97,6 +98,11 @@ def _epsilon(task: Task, round_: Round) -> float | None:
     """What the opening of this round alone costs a node of its cohort; None without noise, or before it is fixed."""
     opened = round_.updates_root != ZERO_DIGEST
     return privacy_spent(task.spec, {len(round_.submissions): 1}) if opened else None
+
+
+def _plain(epsilon: float | None) -> float | str | None:
+    """For JSON, which has no infinity."""
+    return "infinite" if epsilon == float("inf") else epsilon
 
 
 def _row(about: dict[str, Any]) -> tuple[object, ...]:

@@ -1,8 +1,8 @@
 """A replica's archive, read by a stranger: what cannot be read becomes a finding that names the entry.
 
-The format is the replicas' (pbft/frames.py): a file of frames, each
-`sequence u64 | length u32 | crc32 of both u32 | blake2b-128 of the payload | payload`, the payload an encoded
-CommittedBatch. A file that ends within a frame was cut off by a crash, which is no lie.
+The format is the replicas' (pbft/frames.py): a file of frames, each `mark | sequence u64 | length u32 | crc32 of the
+three u32 | blake2b-128 of the payload | payload | 0xff`, the payload an encoded CommittedBatch. A file that ends
+within a frame was cut off by a crash, which is no lie.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from koinon.errors import RemoteError
 from koinon.wire import CommittedBatch
 
 ENTRY_BYTES_MAX = 8 << 20
-_HEAD = struct.Struct(">QI")
+_MARK, _END = b"\xf0KF2", b"\xff"
+_HEAD = struct.Struct(">4sQI")
 _CHECKS = struct.Struct(">I16s")
 _HEADER_BYTES = _HEAD.size + _CHECKS.size
 
@@ -29,17 +30,18 @@ def read_archive(path: Path) -> tuple[tuple[CommittedBatch, ...], str]:
     problems: list[str] = []
     at = 0
     while len(data) - at >= _HEADER_BYTES:
-        sequence, length = _HEAD.unpack_from(data, at)
+        mark, sequence, length = _HEAD.unpack_from(data, at)
         head_check, body_check = _CHECKS.unpack_from(data, at + _HEAD.size)
-        if crc32(data[at : at + _HEAD.size]) != head_check or length > ENTRY_BYTES_MAX:
+        if mark != _MARK or crc32(data[at : at + _HEAD.size]) != head_check or length > ENTRY_BYTES_MAX:
             if any(data[at:]):
                 problems.append(f"the archive is damaged at byte {at}, after entry {len(entries)}")
             break
         payload = data[at + _HEADER_BYTES : at + _HEADER_BYTES + length]
-        if len(payload) < length:
+        last = data[at + _HEADER_BYTES + length : at + _HEADER_BYTES + length + len(_END)]
+        if not last:
             break
-        at += _HEADER_BYTES + length
-        if blake2b(payload, digest_size=16).digest() != body_check:
+        at += _HEADER_BYTES + length + len(_END)
+        if last != _END or blake2b(payload, digest_size=16).digest() != body_check:
             problems.append(f"log entry {sequence} is damaged on disk (its checksum differs)")
         try:
             entry = decode(CommittedBatch, payload, bytes_max=ENTRY_BYTES_MAX)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 import subprocess
-from hashlib import blake2b
 from pathlib import Path
-from zlib import crc32
 
 import msgspec
 import pytest
@@ -17,6 +14,7 @@ from typer.testing import CliRunner
 from koinon.audit.archives import read_archive
 from koinon.encoding import encode
 from koinon.wire import CommittedBatch
+from pbft.frames import pack
 from scripts.audit import app
 from scripts.federation import ROOT, module
 from tests.e2e.helpers import complete, small_federation, submit
@@ -81,12 +79,7 @@ def flipped(content: bytes) -> bytes:
 
 def rewrite_archive(folder: Path, index: int, entries: list[CommittedBatch]) -> None:
     """An archive whose checksums are all right, as a liar would write it."""
-    frames = []
-    for entry in entries:
-        payload = encode(entry)
-        head = struct.pack(">QI", entry.sequence, len(payload))
-        checks = struct.pack(">I", crc32(head)) + blake2b(payload, digest_size=16).digest()
-        frames.append(head + checks + payload)
+    frames = [pack(entry.sequence, encode(entry)) for entry in entries]
     (replica(folder, index) / "archive").write_bytes(b"".join(frames))
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from koinon.errors import ConfigError
+from koinon.errors import ConfigError, PrivacyError
 
 from .console import HomeOption, JsonOption, command, emit, home_of, say
 from .home import Home
@@ -247,11 +247,10 @@ def _sealing_key(place: Home, index: int) -> Any:
 
     federation = place.committees.federation
     announced = from_hex(federation.replicas[index].sealing_key)
-    for epoch in range(federation.epoch, -1, -1):
-        key = SealingKey.derive(place.signer.secret, epoch)
-        if key.public == announced:
-            return key
-    raise ConfigError(f"the keystore is not that of replica {index} of this federation")
+    try:
+        return SealingKey.find(place.signer.secret, announced, federation.epoch)
+    except PrivacyError:
+        raise ConfigError(f"the keystore is not that of replica {index} of this federation") from None
 
 
 def _overwrite(path: Path) -> None:

@@ -14,7 +14,7 @@ from koinon.committees import HANDOVERS_FILE, Committees
 from koinon.config import FederationFile, load_federation, load_party, party_signer
 from koinon.encoding import from_hex
 from koinon.epochs import Seat
-from koinon.errors import BadPiece, ConfigError
+from koinon.errors import BadPiece, ConfigError, PrivacyError
 from koinon.opening import key_is_current
 from koinon.privacy import SealingKey
 from koinon.privacy.sealing import key_share_context
@@ -52,11 +52,10 @@ class ReplicaHome:
         if self.index is None:
             raise ConfigError("a standby has no sealing key that anybody seals to")
         announced = from_hex(self.federation.replicas[self.index].sealing_key)
-        for epoch in range(self.federation.epoch, -1, -1):
-            key = SealingKey.derive(self.signer.secret, epoch)
-            if key.public == announced:
-                return key
-        raise ConfigError(f"the federation announces another sealing key for replica {self.index}")
+        try:
+            return SealingKey.find(self.signer.secret, announced, self.federation.epoch)
+        except PrivacyError:
+            raise ConfigError(f"the federation announces another sealing key for replica {self.index}") from None
 
     def own_seat(self, epoch: int) -> Seat:
         """What this replica asks the registrar to announce for `epoch`; ConfigError when it knows no url of its own."""

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from koinon.encoding import encode
 from koinon.errors import InvariantBroken
+from koinon.frames import frame_bytes, pack, read_frame, read_header, read_payload
 from koinon.wire import CommittedBatch
 
-from .frames import frame_bytes, pack, read_frame, read_header, read_payload
 from .journal import replace, write_all
 from .messages import decode_entry
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from koinon.encoding import decode, encode
 from koinon.errors import StorageDamaged
+from koinon.frames import FRAME_BYTES_MAX, HEADER_BYTES, frame_bytes, pack, read_frame, read_header
 from koinon.wire import CheckpointCertificate
 
-from .frames import FRAME_BYTES_MAX, HEADER_BYTES, frame_bytes, pack, read_frame, read_header
 from .messages import Record, decode_record
 
 SNAPSHOTS_KEPT = 2

@@ -1,26 +1,20 @@
 """A replica's archive, read by a stranger: what cannot be read becomes a finding that names the entry.
 
-The format is the replicas' (pbft/frames.py): a file of frames, each `mark | sequence u64 | length u32 | crc32 of the
-three u32 | blake2b-128 of the payload | payload | 0xff`, the payload an encoded CommittedBatch. A file that ends
-within a frame was cut off by a crash, which is no lie.
+The file is one of `koinon.frames`, tagged with sequence numbers, each payload an encoded CommittedBatch. A file that
+ends within a frame was cut off by a crash, which is no lie.
 """
 
 from __future__ import annotations
 
-import struct
 from hashlib import blake2b
 from pathlib import Path
-from zlib import crc32
 
 from koinon.encoding import decode
 from koinon.errors import RemoteError
+from koinon.frames import CHECK_BYTES, END, HEADER_BYTES, frame_bytes, parse_header
 from koinon.wire import CommittedBatch
 
 ENTRY_BYTES_MAX = 8 << 20
-_MARK, _END = b"\xf0KF2", b"\xff"
-_HEAD = struct.Struct(">4sQI")
-_CHECKS = struct.Struct(">I16s")
-_HEADER_BYTES = _HEAD.size + _CHECKS.size
 
 
 def read_archive(path: Path) -> tuple[tuple[CommittedBatch, ...], str]:
@@ -29,19 +23,20 @@ def read_archive(path: Path) -> tuple[tuple[CommittedBatch, ...], str]:
     entries: list[CommittedBatch] = []
     problems: list[str] = []
     at = 0
-    while len(data) - at >= _HEADER_BYTES:
-        mark, sequence, length = _HEAD.unpack_from(data, at)
-        head_check, body_check = _CHECKS.unpack_from(data, at + _HEAD.size)
-        if mark != _MARK or crc32(data[at : at + _HEAD.size]) != head_check or length > ENTRY_BYTES_MAX:
+    while len(data) - at >= HEADER_BYTES:
+        header = parse_header(data[at : at + HEADER_BYTES])
+        if header is None or header[1] > ENTRY_BYTES_MAX:
             if any(data[at:]):
                 problems.append(f"the archive is damaged at byte {at}, after entry {len(entries)}")
             break
-        payload = data[at + _HEADER_BYTES : at + _HEADER_BYTES + length]
-        last = data[at + _HEADER_BYTES + length : at + _HEADER_BYTES + length + len(_END)]
-        if not last:
+        sequence, length = header
+        frame = data[at : at + frame_bytes(length)]
+        if len(frame) < frame_bytes(length):
             break
-        at += _HEADER_BYTES + length + len(_END)
-        if last != _END or blake2b(payload, digest_size=16).digest() != body_check:
+        at += len(frame)
+        payload = frame[HEADER_BYTES : HEADER_BYTES + length]
+        check = frame[HEADER_BYTES - CHECK_BYTES : HEADER_BYTES]
+        if not frame.endswith(END) or blake2b(payload, digest_size=CHECK_BYTES).digest() != check:
             problems.append(f"log entry {sequence} is damaged on disk (its checksum differs)")
         try:
             entry = decode(CommittedBatch, payload, bytes_max=ENTRY_BYTES_MAX)

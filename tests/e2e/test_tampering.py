@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from koinon.audit.archives import read_archive
 from koinon.encoding import encode
+from koinon.frames import pack
 from koinon.wire import CommittedBatch
-from pbft.frames import pack
 from scripts.audit import app
 from scripts.federation import ROOT, module
 from tests.e2e.helpers import complete, small_federation, submit

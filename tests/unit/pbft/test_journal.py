@@ -9,9 +9,9 @@ import pytest
 
 from koinon.encoding import ZERO_DIGEST, keccak
 from koinon.errors import InvariantBroken, StorageDamaged
+from koinon.frames import SECTOR_BYTES, pack, read_payload
 from koinon.wire import Batch, Checkpoint, CheckpointCertificate, CommittedBatch
 from pbft.archive import Archive
-from pbft.frames import SECTOR_BYTES, pack, read_payload
 from pbft.journal import Journal, Snapshots
 from pbft.messages import PreparedProof, PrePrepare, Record, ViewRecord
 

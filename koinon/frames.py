@@ -46,7 +46,7 @@ def read_header(file: int, offset: int, end: int, name: str) -> tuple[int, int] 
     """(tag, payload length) of the frame at `offset` of the open descriptor `file`; None when no frame is there, or
     the file, of `end` bytes, tears in its header or ends in it. StorageDamaged otherwise."""
     raw = os.pread(file, HEADER_BYTES, offset)
-    found = _parse(raw)
+    found = parse_header(raw)
     if found is not None:
         return None if offset + frame_bytes(found[1]) > end else found
     if end - offset >= HEADER_BYTES:
@@ -75,8 +75,8 @@ def read_frame(file: int, offset: int, end: int, name: str) -> tuple[int, bytes]
     return header[0], payload
 
 
-def _parse(raw: bytes) -> tuple[int, int] | None:
-    """(tag, payload length) of a header, when it is whole."""
+def parse_header(raw: bytes) -> tuple[int, int] | None:
+    """(tag, payload length) of the first HEADER_BYTES of a frame; None when they are not whole."""
     if len(raw) < HEADER_BYTES:
         return None
     mark, tag, length = _HEAD.unpack_from(raw)
@@ -106,7 +106,7 @@ def _require_torn(rest: bytes, size: int, offset: int, name: str, *, behind: int
 def _whole_frame_in(rest: bytes) -> bool:
     place = rest.find(MARK)
     while place >= 0:
-        if _parse(rest[place : place + HEADER_BYTES]) is not None:
+        if parse_header(rest[place : place + HEADER_BYTES]) is not None:
             return True
         place = rest.find(MARK, place + 1)
     return False

@@ -1,4 +1,4 @@
-"""A thousand committees in bad weather, and the soak that runs more. A failure names the command that replays it."""
+"""Three thousand committees in bad weather, and the soak that runs more. A failure names the command that replays it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.simulation.run import main, soak
 from tests.simulation.weather import guarded, play
 
 SEEDS_PER_TEST = 50
-TESTS = 20
+TESTS = 60
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS_PER_TEST * TESTS, SEEDS_PER_TEST))

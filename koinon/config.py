@@ -23,6 +23,7 @@ import msgspec
 from koinon.encoding import from_hex, to_hex
 from koinon.epochs import Seat, faulty_max, quorum
 from koinon.errors import ConfigError, KeystoreError, Malformed, UnknownKey
+from koinon.keystore import unlock
 from koinon.records import Contracts, Network
 from koinon.rounds.state import Genesis
 from koinon.signing import Domain, Signer
@@ -205,7 +206,7 @@ def create_keystore(path: Path, password: str, secret: bytes | None = None) -> S
     """Write a keystore v3 (mode 0600) with a fresh key or `secret`; KeystoreError if the file exists."""
     if path.exists():
         raise KeystoreError(f"{path} exists; a key is never overwritten")
-    from eth_account import Account  # on demand: it takes 0.8 s to import, and most commands need no key
+    from eth_account import Account  # on demand: it takes 0.5 s to import, and keys are made once
 
     signer = Signer(secret or os.urandom(32))
     sealed = Account.encrypt(signer.secret, password, kdf="scrypt", iterations=SCRYPT_N)
@@ -215,11 +216,8 @@ def create_keystore(path: Path, password: str, secret: bytes | None = None) -> S
 
 def open_keystore(path: Path, password: str) -> Signer:
     """Unlock a keystore v3; KeystoreError when it is missing, malformed or the password is wrong."""
-    from eth_account import Account
-
     try:
-        sealed = json.loads(path.read_text())
-        return Signer(bytes(Account.decrypt(sealed, password)))
+        return Signer(unlock(json.loads(path.read_text()), password))
     except FileNotFoundError:
         raise KeystoreError(f"no keystore at {path}", hint="make one with: koinon init") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -12,8 +12,6 @@ import threading
 import time
 from typing import Any, Protocol
 
-from eth_account import Account
-
 from .encoding import from_hex, keccak, to_hex
 from .errors import ChainUnreachable, ContractReverted, LedgerError
 from .records import TransactionRecord
@@ -106,6 +104,8 @@ class Sender:
         )
 
     def _signed(self, target: bytes | None, data: bytes, value: int, gas: int, nonce: int) -> bytes:
+        from eth_account import Account  # on demand: whoever reads the chain alone needs none of it
+
         fee, tip = self._fees()
         transaction: dict[str, Any] = {
             "type": 2,

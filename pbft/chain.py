@@ -16,7 +16,6 @@ from typing import Any
 
 from koinon.config import FederationFile
 from koinon.errors import ChainUnreachable, ContractMissing, LedgerError, WrongChain
-from koinon.reading import Reader
 
 REQUEST_TIMEOUT_SECONDS = 10.0
 REPLY_BYTES_MAX = 8 << 20
@@ -56,6 +55,10 @@ class ChainCheck:
             pause = min(2 * pause, RETRY_SECONDS_MAX)
 
     def _compare(self) -> None:
+        from koinon.reading import (
+            Reader,
+        )  # on demand, in this thread: its ABI codec must not keep a replica from serving
+
         federation = self._federation
         chain = Reader(federation.network, _JsonRpc(federation.rpc))
         chain.verify_network()

@@ -17,7 +17,7 @@ from .scene import QUIET, REPLACED, REPLACED_TWICE, STOPPED, WEATHER, Scene, fau
 
 REJOIN_SECONDS = 5.0
 RECONNECT_SECONDS = 15.0
-"""A dead link is noticed by a heartbeat (5 s), dialled again within 2 s and may lose a SYN (1, 2, 4 s)."""
+"""A dead link is noticed by a heartbeat (5 s), dialled again within 0.6 s and may lose a SYN (1, 2, 4 s)."""
 HOLD_SECONDS = 3.0
 WEATHER_SECONDS = 15.0
 DELAY_SECONDS = 0.1

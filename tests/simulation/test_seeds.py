@@ -1,4 +1,4 @@
-"""Three thousand committees in bad weather, and the soak that runs more. A failure names the command that replays it."""
+"""Three thousand committees in bad weather, and the soak that runs more. A failure names the command to replay it."""
 
 from __future__ import annotations
 

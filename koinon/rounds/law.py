@@ -65,11 +65,13 @@ class Federation(MembershipLaw):
             masks.forget_over(self.state)
             return encode(outcome)
         except Malformed as error:
-            refused = Rejected("malformed", error.message)
-        except Rejected as error:
-            refused = error
-        self.state.refusals[refused.rule] = self.state.refusals.get(refused.rule, 0) + 1
-        return encode(Outcome(rule=refused.rule, detail=refused.message[:1024]))
+            return self._refused("malformed", error.message)
+        except Rejected as error:  # kept in a local variable it would be a cycle with its own frame
+            return self._refused(error.rule, error.message)
+
+    def _refused(self, rule: str, detail: str) -> bytes:
+        self.state.refusals[rule] = self.state.refusals.get(rule, 0) + 1
+        return encode(Outcome(rule=rule, detail=detail[:1024]))
 
     def root(self) -> bytes:
         return keccak(self.snapshot())

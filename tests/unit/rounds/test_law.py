@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import msgspec
@@ -274,3 +275,15 @@ def test_the_registrar_who_is_no_member_stops_the_task_of_a_revoked_submitter_an
     refused("not-a-member", lambda: world.do(STRANGER, stop), world)
     world.do(REGISTRAR, stop)
     assert world.record.status == "stopped"
+
+
+def test_a_refusal_leaves_no_cycle_behind() -> None:
+    """An exception in a local variable of its own frame keeps all frames below it for the collector to find: that
+    was a sixth of a replica's time."""
+    world = World()
+    operation = encode(OpenRound(task=bytes(32), round=1, parent_model=MODEL, cohort=(NODES[0].address,)))
+    gc.collect()
+    for content in (operation, b"no operation"):
+        with pytest.raises(Rejected):
+            decode_outcome(world.law.execute(AGGREGATOR.address, content, world.now))
+        assert gc.collect() == 0

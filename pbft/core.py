@@ -113,6 +113,7 @@ class Core:
         self._status_due_ms = 0
         self._progress_ms = 0
         self._asked_state_ms = -1
+        self._clocks_differed = (-1, 0)
         self._effects: list[Effect] = []
 
     # --- for reading

@@ -21,7 +21,7 @@ from prometheus_client import Counter, Gauge
 
 from koinon.encoding import encode
 from koinon.errors import KoinonError, RemoteError, Unavailable, WrongEpoch
-from koinon.observe import SEQUENCE, VIEW, refused
+from koinon.observe import SEQUENCE, refused
 from koinon.wire import CheckpointCertificate, CommittedBatch
 
 from .archive import Archive
@@ -29,6 +29,7 @@ from .events import (
     ALL,
     CatchUp,
     ClientRequest,
+    ClocksDiffer,
     Committed,
     Effect,
     EpochEnded,
@@ -52,6 +53,7 @@ from .inbox import CLIENTS, OWN, Inbox
 from .journal import Journal, Snapshots
 from .replica import Replica
 from .replies import Replies
+from .reports import Reports
 
 TURN_EVENTS_MAX = 512
 CATCHING_UP_MS = 1500
@@ -63,7 +65,6 @@ that replicas that are short of breath for ever still replace a primary that is 
 IGNORED = Counter("koinon_ignored_total", "Correct messages of replicas that came too early, late or often", ["reason"])
 EXECUTED = Counter("koinon_executed_total", "Requests that this replica executed")
 EVIDENCE = Counter("koinon_equivocations_total", "Replicas caught signing two words for one slot")
-GIVEN_UP = Counter("koinon_primaries_given_up_total", "View changes that this replica asked for", ["reason"])
 CHECKPOINT = Gauge("koinon_checkpoint", "The last stable checkpoint's sequence number")
 
 log = logging.getLogger("koinon.pbft")
@@ -164,6 +165,7 @@ class Engine:
         self.ended: CheckpointCertificate | None = None
         self._inbox = Inbox()
         self._catching: dict[int, asyncio.Future[None]] = {}
+        self.reports = Reports()
         self._replies = Replies()
         self._others = [index for index in range(replica.committee.n) if index != replica.index]
         self._needed_ms = -CATCHING_UP_MS
@@ -178,6 +180,7 @@ class Engine:
         event = self.disk.recovered(now_ms())
         effects = self.replica.step(event)
         self.disk.write([effect for effect in effects if isinstance(effect, Written)])
+        self.reports.view(self.replica.view, self.replica.active, self.replica.primary)
         self._gauge()
         saved = event.certificate
         if saved is not None and saved.checkpoint.epoch == self.replica.epoch and any(saved.checkpoint.next):
@@ -263,6 +266,7 @@ class Engine:
             await self.disk.perform(written)
         for effect in effects:
             self._speak(effect)
+        self.reports.view(self.replica.view, self.replica.active, self.replica.primary)
         if any(isinstance(effect, Committed | StableCheckpoint) for effect in written):
             self._gauge()
             self._changed()
@@ -282,6 +286,7 @@ class Engine:
                 for future in self._replies.asking(client, number):
                     future.set_exception(error)
             case Committed(results=results):
+                self.reports.committed(effect)
                 EXECUTED.inc(len(results))
                 self._replies.refuse_overtaken(results)
             case NeedState():
@@ -293,20 +298,19 @@ class Engine:
                 log.error("equivocation", extra={"culprit": culprit, "proof": proof})
             case EpochEnded(certificate=certificate):
                 self.ended = certificate
-            case GaveUp(primary=primary, reason=reason):
-                GIVEN_UP.labels(reason).inc()
-                log.warning("primary given up", extra={"primary": primary, "reason": reason})
+            case GaveUp():
+                self.reports.gave_up(effect)
+            case ClocksDiffer():
+                self.reports.clocks_differ(effect)
             case Misbehaved(sender=sender, error=error):
                 refused("pbft", error)
-                log.warning("misbehaved", extra={"peer": sender, "code": error.code, "reason": error.message})
-                # Our own clock or our own lag may be at fault for a `Rejected` or a `WrongEpoch`.
-                if isinstance(error, RemoteError) and not isinstance(error, WrongEpoch):
+                self.reports.misbehaved(effect)
+                if isinstance(error, RemoteError) and not isinstance(error, WrongEpoch):  # we may be the ones behind
                     self._blame(sender)
             case Ignored(reason=reason):
                 IGNORED.labels(reason).inc()
 
     def _gauge(self) -> None:
-        VIEW.set(self.replica.view)
         SEQUENCE.set(self.replica.executed)
         CHECKPOINT.set(self.replica.stable)
 

@@ -216,10 +216,25 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class GaveUp:
-    """This replica asks for the next view: `reason` is "timeout", "slow" or "unfair" (see `pbft.pace`). Count it."""
+    """This replica leaves `view`, whose primary is `primary`: `reason` is "timeout", "slow", "unfair" (see `pbft.pace`)
+    or "clock" (its batches were refused for their time). `waited_ms` is how long the oldest request waited. Count it.
+    """
 
     primary: int
     reason: str
+    view: int
+    waited_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClocksDiffer:
+    """A batch of the primary's was not taken: its time is `ahead_ms` ahead of our clock (negative: behind). One of the
+    two clocks is wrong; ours, when a quorum executes that batch all the same. Count it."""
+
+    primary: int
+    sequence: int
+    time_ms: int
+    ahead_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +265,7 @@ Effect = (
     | NeedState
     | Evidence
     | GaveUp
+    | ClocksDiffer
     | Misbehaved
     | Ignored
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from koinon.errors import InvariantBroken, Malformed, Rejected
+from koinon.errors import InvariantBroken, Malformed
 from koinon.wire import Batch, CommittedBatch, Phase, Reply, Vote
 
 from .certificates import batch_digest
 from .core import Core
-from .events import Committed, Evidence, Refuse, Respond, Send
+from .events import ClocksDiffer, Committed, Evidence, Refuse, Respond, Send
 from .log import Slot
 from .messages import Ballot, Body, Fetch, PreparedProof, PrePrepare
 
@@ -87,6 +87,8 @@ class Ordering(Core):
         else:
             if slot.digest is None:
                 self._check_batch(message.batch)
+                if not self._in_time(message):
+                    return
             self._vote_prepare(slot, message, named)
 
     def _too_early(self, slot: Slot, message: PrePrepare) -> bool:
@@ -106,11 +108,17 @@ class Ordering(Core):
         """A backup's conditions for a new batch. One that a view change proposes again was checked before."""
         if not batch.requests and not self._pending_change():
             raise Malformed("a batch without requests, and no change of the committee is pending")
-        early, late = self.settings.clock_ahead_ms_max, self.settings.clock_skew_ms_max
-        if not self.now_ms - late <= batch.time_ms <= self.now_ms + early:
-            raise Rejected("clock-skew", f"a batch of {batch.time_ms} ms at {self.now_ms} ms")
         for data in batch.requests:
             self.verifier.request(data)
+
+    def _in_time(self, message: PrePrepare) -> bool:
+        """Whether the primary's clock is near enough to ours. Who handed the batch in is not to blame if it isn't."""
+        ahead_ms = message.batch.time_ms - self.now_ms
+        if -self.settings.clock_skew_ms_max <= ahead_ms <= self.settings.clock_ahead_ms_max:
+            return True
+        self._clocks_differed = (self.view, self.now_ms)
+        self._emit(ClocksDiffer(self.primary, message.sequence, message.batch.time_ms, ahead_ms))
+        return False
 
     def _vote_prepare(self, slot: Slot, message: PrePrepare, named: bytes) -> None:
         """Accept a pre-prepare with its batch: write it down, then say PREPARE (the primary says nothing)."""

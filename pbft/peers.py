@@ -29,6 +29,7 @@ from koinon.signing import Signer, authenticate, seal
 
 from .conduct import Conduct
 from .messages import MESSAGE_BYTES_MAX
+from .reports import Seldom
 from .waiting import client_of
 
 HANDSHAKE_BYTES_MAX = 512
@@ -98,6 +99,7 @@ class Peers:
         self._overtaken = overtaken
         self._tls = client_tls(federation.tls_ca)
         self.conduct = Conduct(time.monotonic)
+        self._seldom = Seldom()
         self._links: dict[int, _Link] = {}
         self._dialling: list[asyncio.Task[None]] = []
         self._handshakes: Counter[str] = Counter()
@@ -279,7 +281,9 @@ class Peers:
     def _refuse(self, what: str, error: BaseException) -> None:
         if isinstance(error, RemoteError):
             refused("pbft", error)
-        log.warning("refused", extra={"what": what, "reason": str(error) or type(error).__name__})
+        reason = str(error) or type(error).__name__
+        if times := self._seldom.times((what, reason)):
+            log.warning("refused", extra={"what": what, "reason": reason, "times": times})
 
 
 async def _frame(socket: Socket) -> bytes:

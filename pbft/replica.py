@@ -11,7 +11,6 @@ from __future__ import annotations
 from koinon.errors import (
     InvariantBroken,
     KoinonError,
-    Rejected,
     RemoteError,
     Replayed,
 )
@@ -125,7 +124,7 @@ class Replica(Recovery):
                     self._on_fetch(sender, message)
                 case Body():
                     self._on_body(sender, message)
-        except (RemoteError, Rejected) as error:
+        except RemoteError as error:
             self._emit(Misbehaved(sender, error))
 
     def _replay(self) -> None:

@@ -349,6 +349,7 @@ class ReplicaServer:
             "peers": list(self.peers.connected),
             "lag": self._lag(),
             "catching_up": self.engine.catching_up,
+            "clock_ahead_seconds": self.engine.reports.clock_ahead_ms / 1000,
             "chain": self.chain.state,
             "evidence": len(self.disk.evidence.kept),
             "dropped": self.peers.dropped(),
@@ -363,6 +364,8 @@ class ReplicaServer:
         found = []
         if len(self.peers.connected) + 1 < self.replica.committee.quorum:
             found.append("no quorum of links")
+        if self.engine.reports.clock_ahead_ms:
+            found.append("clock is wrong")
         if self.engine.catching_up:
             found.append("catching up")
         if not self.replica.active:

@@ -47,7 +47,10 @@ class Views(Ordering):
         elif waited > self.view_timeout_ms:
             reason = "timeout"
         if reason and self.primary != self.index:
-            self._emit(GaveUp(self.primary, reason))
+            view, when_ms = self._clocks_differed
+            if view == self.view and self.now_ms - when_ms <= self.view_timeout_ms:
+                reason = "clock"
+            self._emit(GaveUp(self.primary, reason, self.view, waited or 0))
             self._start_view_change(self.view + 1)
 
     def _waited_ms(self) -> int | None:

@@ -144,6 +144,10 @@ class Committee(LocalFederation):
             await asyncio.sleep(POLL_SECONDS)
         return code
 
+    def log(self, index: int) -> str:
+        """All that replica `index` has logged."""
+        return (self.logs / f"{self.replicas[index]}.log").read_text(errors="replace")
+
     def log_tail(self, index: int) -> str:
         return tail(self.logs / f"{self.replicas[index]}.log")
 

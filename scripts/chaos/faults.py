@@ -23,6 +23,7 @@ WEATHER_SECONDS = 15.0
 DELAY_SECONDS = 0.1
 SKEW_SECONDS = 60.0
 """Twice what replicas accept (pbft.events.Settings.clock_skew_ms_max)."""
+NOTICE_SECONDS = 10.0
 DISK_ROOM_BYTES = 96 << 10
 SKEWED = [sys.executable, "-m", "tests.chaos.skewed"]
 
@@ -173,7 +174,20 @@ async def _skew(scene: Scene, seconds: float) -> None:
     victim = await impostor(scene, [*SKEWED, str(seconds)])
     await _until_replaced(scene, victim)
     await scene.goes_on()
+    given_up = [index for index in scene.committee.everybody if '"reason": "clock"' in scene.committee.log(index)]
+    scene.require(bool(given_up), "no backup's log says that it gave the primary up for its clock")
+    await _notices_its_clock(scene, victim)
     await honest_again(scene, victim)
+
+
+async def _notices_its_clock(scene: Scene, victim: int) -> None:
+    """As a backup, the replica whose clock is wrong must say so itself."""
+    try:
+        async with asyncio.timeout(NOTICE_SECONDS * scene.patience):
+            while not (await scene.committee.status(victim) or {}).get("clock_ahead_seconds"):
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        scene.require(False, f"replica {victim} does not notice that its clock is wrong")
 
 
 async def impostor(scene: Scene, program: list[str]) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from koinon.encoding import ZERO_DIGEST, keccak
-from koinon.errors import BlobMismatch, InvariantBroken, Rejected, Unavailable, UnknownSigner
+from koinon.errors import BlobMismatch, InvariantBroken, Unavailable, UnknownSigner
 from koinon.wire import CommittedBatch, Phase
 from pbft.certificates import batch_digest
 from pbft.engine import Disk, Written
@@ -70,13 +70,6 @@ def test_unreadable_requests_are_answered_and_relayed_ones_are_held_against_the_
     (refuse,) = of(Refuse, bench.ask(b"\x93nonsense"))
     assert refuse.number == -1
     assert of(Misbehaved, bench.receive(2, Relay(request=b"\x93nonsense")))
-
-
-@pytest.mark.parametrize("skew_ms", [-30_001, 2_001])
-def test_a_backup_refuses_a_batch_from_another_time(skew_ms: int) -> None:
-    bench = Bench()
-    effects = bench.receive(0, bench.pre_prepare(1, bench.batch(later_ms=skew_ms)))
-    assert isinstance(of(Misbehaved, effects)[0].error, Rejected)
 
 
 def test_time_never_runs_backwards_for_the_application() -> None:

@@ -1,8 +1,8 @@
 """Ordered operations over one lasting connection to each replica: for who speaks for many keys, or asks often.
 
-A frame is a bundle (`koinon.bundle`) of asked requests (tag u32 | sealed `Request`) one way, and of answers
-(tag u32 | status u16 | sealed `Reply` or `Refusal`) the other. An HTTP exchange costs both ends ten times what its
-signatures cost; here many share one system call.
+A frame is a bundle (`koinon.bundle`) of asked requests (tag u32 | sealed `Request`) one way, and of `Answer`s the
+other. An HTTP exchange costs both ends ten times what its signatures cost; here many share one system call. What a
+replica has to say at one time it signs once (`Replies`).
 
 A result is believed when f+1 replicas signed it (Castro & Liskov 1999, section 4.1). So f+1 are asked first, the
 primary among them, and the others only when these fail, disagree, or take HEDGE_SECONDS: an honest answer never
@@ -16,18 +16,21 @@ import asyncio
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
+from typing import Annotated
 
 import aiohttp
+from msgspec import Meta
 
 from .bundle import BUNDLE_BYTES, BUNDLE_OVERHEAD_BYTES, Outbox, unbundle
 from .config import FederationFile
+from .encoding import U32, Message, decode
 from .errors import KoinonError, Malformed, RemoteError, Replayed, Unavailable, UnknownSigner
 from .service import client_tls, raise_refusal
 from .signing import Signer, authenticate, seal
-from .wire import Reply, Request
+from .wire import REPLIES_MAX, Replies, Reply, Request
 
 OK = 200
 HEARTBEAT_SECONDS = 10.0
@@ -41,40 +44,54 @@ HEDGE_TIMES = 4
 ORDER_SECONDS_MAX = 30.0
 
 _TAG = struct.Struct(">I")
-_ANSWER = struct.Struct(">IH")
-Answered = Callable[[int, bytes], None]
 
 
-def pack(tag: int, status: int, body: bytes) -> bytes:
-    """One answer of a replica."""
-    return _ANSWER.pack(tag, status) + body
+class Answer(Message, frozen=True):
+    """A replica's answer to the requests that were asked with `tags`: sealed `Replies`, one for each tag in turn, if
+    `status` is OK, else a `Refusal` of all of them."""
+
+    tags: Annotated[tuple[U32, ...], Meta(min_length=1, max_length=REPLIES_MAX)]
+    status: Annotated[int, Meta(ge=100, lt=600)]
+    body: bytes
+
+
+Said = Reply | KoinonError
+Answered = Callable[[Said], None]
 
 
 def read_asked(frame: bytes) -> list[tuple[int, bytes]]:
     """(tag, sealed request) of each in a client's frame; Malformed and its kinds."""
-    return [(_TAG.unpack_from(part)[0], part[_TAG.size :]) for part in _parts(frame, _TAG.size)]
-
-
-def _parts(frame: bytes, size_min: int) -> tuple[bytes, ...]:
     parts = unbundle(frame, bytes_max=FRAME_BYTES_MAX)
-    if any(len(part) < size_min for part in parts):
+    if any(len(part) < _TAG.size for part in parts):
         raise Malformed("a part of a frame that is too short for its tag")
-    return parts
+    return [(_TAG.unpack_from(part)[0], part[_TAG.size :]) for part in parts]
+
+
+def read_answers(frame: bytes) -> list[Answer]:
+    """What is in a replica's frame, not yet verified; Malformed and its kinds."""
+    return [decode(Answer, part, bytes_max=FRAME_BYTES_MAX) for part in unbundle(frame, bytes_max=FRAME_BYTES_MAX)]
 
 
 class Stream:
-    """A connection to one replica, made when it is needed and again when it broke."""
+    """A connection to one replica, made when it is needed and again when it broke.
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    `verify(body)` gives the replies in what should be sealed `Replies` of that replica, or raises a KoinonError.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, name: str, url: str, verify: Callable[[bytes], Sequence[Reply]]
+    ) -> None:
         self._session = session
+        self._name = name
         self._url = url + "/v1/stream"
+        self._verify = verify
         self._outbox = Outbox(messages_max=OUTBOX_MESSAGES_MAX, bytes_max=OUTBOX_BYTES_MAX)
         self._asked: dict[int, Answered] = {}
         self._tag = 0
         self._task: asyncio.Task[None] | None = None
 
     def ask(self, request: bytes, answered: Answered) -> None:
-        """Send a sealed request; `answered(status, body)` is called once, with status 0 when the connection failed."""
+        """Send a sealed request; `answered` is called once, with the reply or with what came instead of one."""
         self._tag = (self._tag + 1) % 2**32
         self._asked[self._tag] = answered
         self._outbox.put(_TAG.pack(self._tag) + request)
@@ -106,7 +123,7 @@ class Stream:
             self._outbox = Outbox(messages_max=OUTBOX_MESSAGES_MAX, bytes_max=OUTBOX_BYTES_MAX)
             asked, self._asked = self._asked, {}
             for answered in asked.values():
-                answered(0, b"")
+                answered(Unavailable(f"{self._name} does not answer"))
 
     async def _write(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         try:
@@ -117,11 +134,23 @@ class Stream:
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         while (message := await socket.receive()).type == aiohttp.WSMsgType.BINARY:
-            for part in _parts(message.data, _ANSWER.size):
-                tag, status = _ANSWER.unpack_from(part)
-                answered = self._asked.pop(tag, None)
-                if answered is not None:
-                    answered(status, part[_ANSWER.size :])
+            for answer in read_answers(message.data):
+                for tag, said in zip(answer.tags, self._said(answer), strict=True):
+                    answered = self._asked.pop(tag, None)
+                    if answered is not None:
+                        answered(said)
+
+    def _said(self, answer: Answer) -> Sequence[Said]:
+        """What it says about each of its tags."""
+        try:
+            if answer.status != OK:
+                raise_refusal(answer.status, answer.body, self._name)
+            replies = self._verify(answer.body)
+            if len(replies) != len(answer.tags):
+                raise Malformed(f"{self._name} gave {len(replies)} replies to {len(answer.tags)} requests")
+            return replies
+        except KoinonError as error:
+            return [error.with_traceback(None)] * len(answer.tags)
 
 
 class Gateway:
@@ -142,7 +171,10 @@ class Gateway:
 
     async def __aenter__(self) -> Gateway:
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls or False, limit=0))
-        self._streams = [Stream(self._session, replica.url) for replica in self._replicas]
+        self._streams = [
+            Stream(self._session, f"replica {index}", replica.url, partial(self._verify, index))
+            for index, replica in enumerate(self._replicas)
+        ]
         return self
 
     async def __aexit__(
@@ -178,12 +210,12 @@ class Gateway:
     def ask(self, index: int, request: bytes, answered: Answered) -> None:
         self._streams[index].ask(request, answered)
 
-    def read(self, index: int, body: bytes) -> Reply:
-        """Replica `index`'s reply; Malformed and its kinds, BadSignature or UnknownSigner."""
-        said = authenticate(Reply, body, self._domain)
+    def _verify(self, index: int, body: bytes) -> Sequence[Reply]:
+        """Replica `index`'s replies; Malformed and its kinds, BadSignature or UnknownSigner."""
+        said = authenticate(Replies, body, self._domain)
         if said.sender != self._addresses[index]:
             raise UnknownSigner(f"replica {index} signed with a key that is not the committee's")
-        return said.message
+        return said.message.replies
 
 
 class _Question:
@@ -221,28 +253,25 @@ class _Question:
         if not self.result.done():
             self.result.set_exception(Unavailable("no f+1 replicas answered alike in time", hint="send it again"))
 
-    def _hear(self, index: int, status: int, body: bytes) -> None:
+    def _hear(self, index: int, said: Said) -> None:
         if self.result.done():
             return
         self._open -= 1
-        try:
-            self._count(index, status, body)
-        except KoinonError as error:
-            self._refusals[type(error)] += 1
-            if self._refusals[type(error)] >= self._enough and isinstance(error, Replayed | UnknownSigner):
-                self.result.set_exception(error)
-                return
+        if isinstance(said, KoinonError):
+            self._refused(said)
+        elif (said.client, said.number) != (self._client, self._number):
+            self._refused(RemoteError(f"replica {index} answered another request"))
+        else:
+            self._replied(said)
         if not self.result.done() and self._open == 0:
             self._ask(len(self._rest)) if self._rest else self._give_up()
 
-    def _count(self, index: int, status: int, body: bytes) -> None:
-        if status == 0:
-            raise Unavailable(f"replica {index} does not answer")
-        if status != OK:
-            raise_refusal(status, body, f"replica {index}")
-        reply = self._gateway.read(index, body)
-        if (reply.client, reply.number) != (self._client, self._number):
-            raise RemoteError(f"replica {index} answered another request")
+    def _refused(self, error: KoinonError) -> None:
+        self._refusals[type(error)] += 1
+        if self._refusals[type(error)] >= self._enough and isinstance(error, Replayed | UnknownSigner):
+            self.result.set_exception(error)
+
+    def _replied(self, reply: Reply) -> None:
         self._results[reply.result] += 1
         self._views.append(reply.view)
         if self._results[reply.result] >= self._enough:

@@ -35,6 +35,7 @@ __all__ = [
     "Piece",
     "Receipt",
     "Refusal",
+    "Replies",
     "Reply",
     "Request",
     "Revocation",
@@ -53,6 +54,8 @@ __all__ = [
 CHECKPOINT_INTERVAL = 64
 """Every so many sequence numbers the committee signs its state, and may hand over to the next one. Part of the
 protocol: an auditor finds the handovers of a log by it."""
+REPLIES_MAX = 256
+"""The most replies under one signature."""
 COMMITTEE_MAX = 100
 """The most signatures that a certificate is read with; a committee that the law installs has at most 31 members."""
 
@@ -106,6 +109,13 @@ class Reply(Message, frozen=True):
     client: Address
     number: U63
     result: bytes
+
+
+class Replies(Message, frozen=True):
+    """Replies of one replica under one signature. Each binds the replica as if it had been signed alone; whoever wants
+    to show one of them shows all."""
+
+    replies: Annotated[tuple[Reply, ...], Meta(min_length=1, max_length=REPLIES_MAX)]
 
 
 class Batch(Message, frozen=True):

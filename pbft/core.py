@@ -13,7 +13,7 @@ from dataclasses import replace
 from koinon.encoding import ZERO_DIGEST, keccak
 from koinon.errors import InvariantBroken
 from koinon.signing import Domain, Signer, seal
-from koinon.wire import Checkpoint, CheckpointCertificate, Phase, Reply, Vote
+from koinon.wire import Checkpoint, CheckpointCertificate, Phase, Replies, Reply, Vote
 
 from .certificates import Verifier
 from .deferred import Deferred
@@ -138,9 +138,9 @@ class Core:
         """Whether this epoch's last entry was executed: what follows is another committee's."""
         return self.execution.epoch > self.epoch
 
-    def seal(self, reply: Reply) -> bytes:
-        """The signed bytes of a reply that this replica gave."""
-        return seal(self._signer, self.domain, reply)
+    def seal(self, said: Reply | Replies) -> bytes:
+        """The signed bytes of one or more replies that this replica gave."""
+        return seal(self._signer, self.domain, said)
 
     # --- tools
 

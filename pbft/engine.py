@@ -22,7 +22,7 @@ from prometheus_client import Counter, Gauge
 from koinon.encoding import encode
 from koinon.errors import KoinonError, RemoteError, Unavailable, WrongEpoch
 from koinon.observe import SEQUENCE, refused
-from koinon.wire import CheckpointCertificate, CommittedBatch
+from koinon.wire import CheckpointCertificate, CommittedBatch, Reply
 
 from .archive import Archive
 from .events import (
@@ -214,8 +214,8 @@ class Engine:
             del self._catching[id(event)]
         return self.replica.executed
 
-    def ask(self, data: bytes) -> asyncio.Future[bytes]:
-        """Have a sealed request ordered: a future of the sealed reply (cancel it to wait no longer).
+    def ask(self, data: bytes) -> asyncio.Future[Reply]:
+        """Have a sealed request ordered: a future of the reply, not yet signed (cancel it to wait no longer).
 
         What cannot be authenticated, or comes from a stranger, never reaches the core: Malformed, BadSignature,
         UnknownSigner. Unavailable when too many requests wait, or, from the future, this one did for too long;
@@ -278,10 +278,8 @@ class Engine:
             case Send(to=to, message=message):
                 self._send(self._others if to == ALL else (to,), encode(message))
             case Respond(reply=reply):
-                if futures := self._replies.asking(reply.client, reply.number):
-                    data = self.replica.seal(reply)
-                    for future in futures:
-                        future.set_result(data)
+                for future in self._replies.asking(reply.client, reply.number):
+                    future.set_result(reply)
             case Refuse(client=client, number=number, error=error):
                 for future in self._replies.asking(client, number):
                     future.set_exception(error)

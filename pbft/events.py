@@ -135,7 +135,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Respond:
-    """An answer for whoever waits for it; `Replica.seal` signs it, and only then it costs a signature."""
+    """An answer for whoever waits for it; the shell has `Replica.seal` sign it then, alone or with others."""
 
     reply: Reply
 

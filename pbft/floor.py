@@ -25,7 +25,7 @@ from koinon.rounds.law import Federation
 from koinon.rounds.operations import SubmitUpdate
 from koinon.rounds.state import Genesis, Member, State
 from koinon.signing import Domain, Signer, recover, seal
-from koinon.wire import Request, Role
+from koinon.wire import REPLIES_MAX, Replies, Reply, Request, Role
 
 from . import certificates
 from .engine import Disk, Written, now_ms
@@ -81,6 +81,7 @@ class Floor:
         self.inboxes[index].clear()
         effects: list[Effect] = [effect for event in events for effect in replica.step(event)]
         self.disks[index].write([effect for effect in effects if isinstance(effect, Written)])
+        replies: list[Reply] = []
         for effect in effects:
             if isinstance(effect, Send):
                 data = encode(effect.message)
@@ -88,7 +89,9 @@ class Floor:
                     if peer != index and not (isinstance(effect.message, Status) and replica.executed):
                         self.inboxes[peer].append(Received(now_ms(), index, data))
             elif isinstance(effect, Respond) and index < self.committee.weak:
-                replica.seal(effect.reply)
+                replies.append(effect.reply)
+        for start in range(0, len(replies), REPLIES_MAX):
+            replica.seal(Replies(replies=tuple(replies[start : start + REPLIES_MAX])))
 
 
 def _with(clients: list[Signer]) -> State:

@@ -1,4 +1,4 @@
-"""Who waits for the reply to a request. A reply is signed only when somebody does: `Engine` asks here first."""
+"""Who waits for the reply to a request. A reply is signed only when somebody does, by whoever brings it there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from koinon.errors import KoinonError, Replayed, Unavailable
+from koinon.wire import Reply
 
 from .events import Executed
 
@@ -13,11 +14,11 @@ REQUEST_WAIT_SECONDS = 25.0
 SWEEP_SECONDS = 1.0
 WAITING_PER_CLIENT_MAX = 64
 
-Future = asyncio.Future[bytes]
+Future = asyncio.Future[Reply]
 
 
 class Replies:
-    """Futures of sealed replies by client and number; each ends within REQUEST_WAIT_SECONDS (and SWEEP_SECONDS)."""
+    """Futures of replies by client and number; each ends within REQUEST_WAIT_SECONDS (and SWEEP_SECONDS)."""
 
     def __init__(self) -> None:
         self._waiting: dict[bytes, dict[int, list[Future]]] = {}

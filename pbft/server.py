@@ -126,7 +126,7 @@ class ReplicaServer:
         )
         self._overtaken = asyncio.Event()
         self.peers = Peers(self.federation, index, signer, self.engine.hear, self._overtaken.set)
-        self.streams = Streams(self.engine.ask)
+        self.streams = Streams(self.engine.ask, self.replica.seal)
         self.chain = ChainCheck(known.given)
         self.address: tuple[str, int] | None = None
         self._watchers = Shares("long polls", all_max=WATCHERS_MAX, each_max=WATCHERS_PER_CLIENT_MAX)
@@ -293,7 +293,7 @@ class ReplicaServer:
 
     async def _request(self, request: web.Request) -> web.Response:
         body = await read_body(request, bytes_max=self.replica.settings.request_bytes_max)
-        return answer(await self.engine.ask(body))
+        return answer(self.replica.seal(await self.engine.ask(body)))
 
     async def _tasks(self, _: web.Request) -> web.Response:
         """All tasks; made once for each state, since anybody may ask."""

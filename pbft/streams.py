@@ -1,8 +1,9 @@
 """Clients' streams: many ordered operations over one WebSocket, for whoever speaks for many keys or asks often.
 
 `GET /v1/stream`. A frame brings requests, each with a tag that its sender chose; answers carry that tag and come when
-they are ready, as many to a frame as are ready together (`koinon.streams`). A request counts as it does over HTTP: who
-signed it says whose it is, and the connection proves nothing.
+they are ready (`koinon.streams`). The replies that one turn has for one stream are signed together, at most REPLIES_MAX
+and about REPLIES_BYTES of them. A request counts as it does over HTTP: who signed it says whose it is, and the
+connection proves nothing.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from collections.abc import Callable
 from aiohttp import WSMsgType, web
 
 from koinon.bundle import Outbox
+from koinon.encoding import encode
 from koinon.errors import KoinonError, Malformed
 from koinon.service import refusal
-from koinon.streams import FRAME_BYTES_MAX, HEARTBEAT_SECONDS, OK, pack, read_asked
+from koinon.streams import FRAME_BYTES_MAX, HEARTBEAT_SECONDS, OK, Answer, read_asked
+from koinon.wire import REPLIES_MAX, Replies, Reply
 
 from .waiting import Shares, client_of
 
@@ -25,14 +28,18 @@ STREAM_REQUESTS_MAX = 2048
 ANSWERS_BYTES_MAX = 4 << 20
 """A client that doesn't read its answers loses the oldest; it can ask again."""
 
-Ask = Callable[[bytes], asyncio.Future[bytes]]
+REPLIES_BYTES = 256 * 1024
+
+Ask = Callable[[bytes], asyncio.Future[Reply]]
+Seal = Callable[[Replies], bytes]
 
 
 class Streams:
-    """All streams of one replica; `ask(request)` is `Engine.ask`."""
+    """All streams of one replica; `ask(request)` is `Engine.ask`, `seal(replies)` is `Replica.seal`."""
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, seal: Seal) -> None:
         self._ask = ask
+        self._seal = seal
         self._open: set[web.WebSocketResponse] = set()
         self._places = Shares("streams", all_max=STREAMS_MAX, each_max=STREAMS_PER_CLIENT_MAX)
 
@@ -47,7 +54,7 @@ class Streams:
             await socket.prepare(request)
             self._open.add(socket)
             try:
-                await _Stream(socket, self._ask).serve()
+                await _Stream(socket, self._ask, self._seal).serve()
             finally:
                 self._open.discard(socket)
         return socket
@@ -56,11 +63,13 @@ class Streams:
 class _Stream:
     """One connection."""
 
-    def __init__(self, socket: web.WebSocketResponse, ask: Ask) -> None:
+    def __init__(self, socket: web.WebSocketResponse, ask: Ask, seal: Seal) -> None:
         self._socket = socket
         self._ask = ask
+        self._seal = seal
         self._outbox = Outbox(messages_max=2 * STREAM_REQUESTS_MAX, bytes_max=ANSWERS_BYTES_MAX)
-        self._running: set[asyncio.Future[bytes]] = set()
+        self._running: set[asyncio.Future[Reply]] = set()
+        self._ready: list[tuple[int, Reply]] = []
         self._room = asyncio.Event()
 
     async def serve(self) -> None:
@@ -97,20 +106,34 @@ class _Stream:
         self._running.add(future)
         future.add_done_callback(lambda done: self._answer(tag, done))
 
-    def _answer(self, tag: int, future: asyncio.Future[bytes]) -> None:
+    def _answer(self, tag: int, future: asyncio.Future[Reply]) -> None:
         self._running.discard(future)
         self._room.set()
         if future.cancelled():
             return
         error = future.exception()
         if error is None:
-            self._outbox.put(pack(tag, OK, future.result()))
+            if not self._ready:  # what else this turn answers comes before this call
+                asyncio.get_running_loop().call_soon(self._sign)
+            self._ready.append((tag, future.result()))
         elif isinstance(error, KoinonError):
             self._refuse(tag, error)
 
     def _refuse(self, tag: int, error: KoinonError) -> None:
         status, body = refusal("pbft", error, "/v1/stream")
-        self._outbox.put(pack(tag, status, body))
+        self._outbox.put(encode(Answer(tags=(tag,), status=status, body=body)))
+
+    def _sign(self) -> None:
+        """Sign and queue the replies that are ready."""
+        ready, self._ready = self._ready, []
+        while ready:
+            count = size = 0
+            while count < min(len(ready), REPLIES_MAX) and size < REPLIES_BYTES:
+                size += len(ready[count][1].result)
+                count += 1
+            some, ready = ready[:count], ready[count:]
+            body = self._seal(Replies(replies=tuple(reply for _, reply in some)))
+            self._outbox.put(encode(Answer(tags=tuple(tag for tag, _ in some), status=OK, body=body)))
 
     async def _write(self) -> None:
         try:

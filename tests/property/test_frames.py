@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from koinon.bundle import BUNDLE_MESSAGES_MAX, Outbox, unbundle
 from koinon.errors import Malformed, StorageDamaged
-from koinon.streams import FRAME_BYTES_MAX, read_asked
+from koinon.streams import FRAME_BYTES_MAX, read_answers, read_asked
+from koinon.wire import REPLIES_MAX
 from pbft.journal import Journal
 from pbft.messages import Record, ViewRecord
 
@@ -39,6 +40,8 @@ def test_any_bytes_are_a_bundle_or_malformed(frame: bytes) -> None:
         assert 0 < len(unbundle(frame, bytes_max=300)) <= BUNDLE_MESSAGES_MAX
     with contextlib.suppress(Malformed):
         assert all(0 <= tag < 2**32 for tag, _ in read_asked(frame))
+    with contextlib.suppress(Malformed):
+        assert all(0 < len(answer.tags) <= REPLIES_MAX for answer in read_answers(frame))
     assert FRAME_BYTES_MAX < BYTES_MAX
 
 

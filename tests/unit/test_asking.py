@@ -22,13 +22,13 @@ from koinon.wire import Refusal, Reply
 from scripts._committee import standings, with_fresh_keys
 from tests.unit.test_epochs import DOMAIN, FIRST, federation, key, seats
 
-Handler = Callable[[web.Request], Awaitable[web.Response]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 OURS = ["config", "invariant", "storage-damaged", "ledger", "training", "wrong-chain", "audit"]
 """Errors that stop a process: nobody else may raise them here."""
 
 
 def saying(body: bytes, status: int = 200) -> Handler:
-    async def handler(_: web.Request) -> web.Response:
+    async def handler(_: web.Request) -> web.StreamResponse:
         return web.Response(status=status, body=body)
 
     return handler

@@ -44,6 +44,7 @@ SPEC = operations.TaskSpec(
     name="digits", app="digits", mode="shares", strategy="fedavg", rounds=5, initial_model=_d("model"), dimension=10,
     config=(("epochs", "2"), ("learning_rate", "0.1")),
 )  # fmt: skip
+REPLY = wire.Reply(view=1, client=_a("node"), number=9, result=b"result")
 BATCH = wire.Batch(time_ms=1_700_000_000_000, requests=(b"one", b"two"))
 SEATS = (
     Seat(address=_a("one"), sealing_key=_d("key one"), url="https://one.example:7000"),
@@ -58,7 +59,8 @@ MESSAGES: list[Message] = [
     ADMISSION,
     REVOCATION,
     wire.Request(number=9, operation=b"operation"),
-    wire.Reply(view=1, client=_a("node"), number=9, result=b"result"),
+    REPLY,
+    wire.Replies(replies=(REPLY,)),
     BATCH,
     wire.Equivocation(
         index=1,

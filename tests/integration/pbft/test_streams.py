@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
+import struct
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -15,9 +17,9 @@ from koinon.bundle import BUNDLE_BYTES, bundle
 from koinon.encoding import decode, encode
 from koinon.errors import UnknownSigner
 from koinon.rounds.operations import Outcome, StopTask
-from koinon.signing import Signer
-from koinon.streams import HEDGE_SECONDS, Gateway
-from koinon.wire import Role
+from koinon.signing import Signer, authenticate, seal
+from koinon.streams import HEDGE_SECONDS, Answer, Gateway, read_answers
+from koinon.wire import Replies, Request, Role
 from tests.integration.committee import Committee
 
 OPERATION = encode(StopTask(task=bytes(32)))
@@ -53,6 +55,28 @@ def test_requests_of_many_keys_over_one_gateway_are_all_executed_once(tmp_path: 
             assert {rule(raw) for raw in results} == {"unknown-task"}
         async with committee.client(signers[0]) as client:
             assert await client.refusals() == {"unknown-task": 3 * len(signers)}
+
+    scene(tmp_path, work, keys=40)
+
+
+def test_what_a_replica_says_at_one_time_it_signs_once(tmp_path: Path) -> None:
+    async def work(committee: Committee, gateway: Gateway, signers: list[Signer]) -> None:
+        domain = committee.federation.domain
+        sealed = [seal(key, domain, Request(number=time.time_ns() // 1000, operation=OPERATION)) for key in signers]
+        answers: list[Answer] = []
+        url = committee.federation.replicas[0].url + "/v1/stream"
+        async with aiohttp.ClientSession() as session, session.ws_connect(url) as socket:
+            await socket.send_bytes(bundle([struct.pack(">I", tag) + data for tag, data in enumerate(sealed)]))
+            while sum(len(answer.tags) for answer in answers) < len(signers):
+                answers += read_answers(await socket.receive_bytes())
+        said = {}
+        for answer in answers:
+            replies = authenticate(Replies, answer.body, domain)
+            assert replies.sender == committee.federation.replica_addresses[0]
+            said.update(zip(answer.tags, replies.message.replies, strict=True))
+        assert [said[tag].client for tag in range(len(signers))] == [key.address for key in signers]
+        assert {rule(reply.result) for reply in said.values()} == {"unknown-task"}
+        assert len(answers) < len(signers)
 
     scene(tmp_path, work, keys=40)
 

@@ -51,7 +51,9 @@ def load_admission(path: Path) -> Enrol:
         raw = json.loads(path.read_text())
     except FileNotFoundError:
         raise ConfigError(
-            f"no admission at {path}", hint="the registrar makes one with: koinon-provision admit ADDRESS --out FILE"
+            f"no admission at {path}",
+            hint="send address and sealing key (koinon init prints them) to the registrar, who makes it with "
+            "koinon-provision admit ADDRESS --sealing-key KEY --out admission.json; put it there",
         ) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None

@@ -21,7 +21,15 @@ from koinon.encoding import decode
 from koinon.epochs import Handover, Seat
 from koinon.errors import KoinonError, Missing, Replayed, Unavailable, UnknownSigner, WrongEpoch
 from koinon.observe import EPOCH
-from koinon.service import BODY_BYTES_MAX, CONTENT_TYPE, EPOCH_HEADER, client_tls, raise_refusal, read_answer
+from koinon.service import (
+    BODY_BYTES_MAX,
+    CONTENT_TYPE,
+    EPOCH_HEADER,
+    client_tls,
+    distrusted,
+    raise_refusal,
+    read_answer,
+)
 from koinon.signing import authenticate
 
 REQUEST_TIMEOUT_SECONDS = 30.0
@@ -257,6 +265,8 @@ class Asker:
                 self._later |= _epoch_said(response.headers.get(EPOCH_HEADER, "")) > self.federation.epoch
                 content = await read_answer(response, bytes_max=BODY_BYTES_MAX)
                 status = response.status
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise Unavailable(f"{where}: {distrusted(error)}") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"{where} does not answer ({type(error).__name__})") from None
         if status != 200:

@@ -21,6 +21,7 @@ EPOCH = Gauge("koinon_epoch", "The committee's epoch that this party knows")
 LINKS = Gauge("koinon_links", "Other replicas that this replica is connected with")
 LAG = Gauge("koinon_lag", "Log entries that others executed and this replica did not")
 READY = Gauge("koinon_ready", "1 while this replica can do its part (/readyz), else 0")
+TLS_EXPIRES = Gauge("koinon_tls_expires_seconds", "Unix time at which this party's TLS certificate runs out; 0 without")
 SEQUENCE = Gauge("koinon_sequence", "The last executed sequence number")
 
 _RESERVED = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from koinon.errors import (
     RemoteError,
     Unavailable,
 )
-from koinon.observe import metrics, refused
+from koinon.observe import TLS_EXPIRES, metrics, refused
 from koinon.wire import Refusal
 
 CONTENT_TYPE = "application/vnd.koinon+msgpack"
@@ -40,6 +41,7 @@ BODY_BYTES_MAX = 256 * 1024 * 1024
 BODY_SECONDS = 30.0
 IDLE_SECONDS = 75.0
 """A connection that has not brought a whole request line and headers for so long is closed."""
+TLS_WARN_DAYS = 30
 
 log = logging.getLogger("koinon.service")
 Problems = Callable[[], Awaitable[list[str]]]
@@ -152,11 +154,31 @@ def server_tls(home: Path, config: PartyConfig) -> ssl.SSLContext | None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    path = home / config.tls.certificate
+    hint = (
+        "koinon-committee request makes a key and asks for a certificate, which the registrar makes (docs/operating.md)"
+    )
     try:
-        context.load_cert_chain(home / config.tls.certificate, home / config.tls.key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"the TLS certificate cannot be loaded: {error}") from None
+        context.load_cert_chain(path, home / config.tls.key)
+        _tell_expiry(path)
+    except FileNotFoundError:
+        absent = path if not path.exists() else home / config.tls.key
+        raise ConfigError(f"config.toml asks for TLS, and {absent} is not there", hint=hint) from None
+    except (OSError, ssl.SSLError, ValueError) as error:
+        raise ConfigError(f"{path} and its key cannot be loaded: {error}", hint=hint) from None
     return context
+
+
+def _tell_expiry(path: Path) -> None:
+    """Once it has run out nobody talks to this party any more: say so in time."""
+    from cryptography import x509  # on demand: only where there is TLS
+
+    expires = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
+    TLS_EXPIRES.set(expires)
+    days = (expires - time.time()) / 86_400
+    if days < TLS_WARN_DAYS:
+        hint = "renew it: docs/operating.md, A certificate runs out"
+        log.warning("the TLS certificate runs out", extra={"days": round(days, 1), "hint": hint})
 
 
 def client_tls(ca_pem: str) -> ssl.SSLContext | None:
@@ -166,6 +188,12 @@ def client_tls(ca_pem: str) -> ssl.SSLContext | None:
     context = ssl.create_default_context(cadata=ca_pem)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context
+
+
+def distrusted(error: aiohttp.ClientConnectorCertificateError) -> str:
+    """Why the other end's certificate is not good enough, and what its operator does about it."""
+    why = getattr(error.certificate_error, "verify_message", "") or type(error.certificate_error).__name__
+    return f"its TLS certificate is refused ({why}): its operator needs one, koinon-committee request"
 
 
 async def listen(app: web.Application, home: Path, config: PartyConfig) -> tuple[web.AppRunner, tuple[str, int]]:

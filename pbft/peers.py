@@ -24,7 +24,7 @@ from koinon.config import FederationFile
 from koinon.encoding import U8, U32, Digest, Message, decode, encode
 from koinon.errors import InvariantBroken, Malformed, Oversized, RemoteError, Unavailable, UnknownSigner, WrongEpoch
 from koinon.observe import refused
-from koinon.service import client_tls
+from koinon.service import client_tls, distrusted
 from koinon.signing import Signer, authenticate, seal
 
 from .conduct import Conduct
@@ -180,6 +180,9 @@ class Peers:
             try:
                 if await self._dial(peer):
                     pause = REDIAL_SECONDS
+            except aiohttp.ClientConnectorCertificateError as error:
+                if times := self._seldom.times(("certificate", peer)):
+                    log.warning("no link", extra={"peer": peer, "reason": distrusted(error), "times": times})
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 log.debug("no link", extra={"peer": peer, "reason": type(error).__name__})
             except RemoteError as error:

@@ -38,7 +38,7 @@ from koinon.rounds.operations import Enrol
 from koinon.signing import Domain, Signer
 from koinon.wire import Admission, Role
 
-from .tls import Certified, issue, make_authority
+from .tls import Certified, issue, make_authority, make_key, make_request
 
 EPOCH = 0
 HOSTS = ("local", "compose")
@@ -55,7 +55,7 @@ PLAN, FEDERATION, KEYSTORE, PASSWORD, CONFIG = (
     "config.toml",
 )
 AUTHORITY_CERTIFICATE, AUTHORITY_KEY = "ca.pem", "ca.key"
-CERTIFICATE, CERTIFICATE_KEY = "tls.pem", "tls.key"
+CERTIFICATE, CERTIFICATE_KEY, CERTIFICATE_REQUEST = "tls.pem", "tls.key", "tls.csr"
 
 
 class Plan(Setting, frozen=True):
@@ -218,7 +218,8 @@ def authority_of(home: Path) -> Certified:
     try:
         return Certified((home / AUTHORITY_CERTIFICATE).read_bytes(), (home / AUTHORITY_KEY).read_bytes())
     except OSError:
-        raise ConfigError(f"{home} holds no authority for TLS certificates") from None
+        hint = "it is in the registrar's home of a federation that was provisioned with --tls: --home DIR/registrar"
+        raise ConfigError(f"{home} holds no authority for TLS certificates (ca.pem, ca.key)", hint=hint) from None
 
 
 def certify_listener(home: Path, issuer: Certified, party: str, host: str) -> None:
@@ -228,6 +229,24 @@ def certify_listener(home: Path, issuer: Certified, party: str, host: str) -> No
     issued = issue(issuer, party, [host])
     write_atomically(home / CERTIFICATE_KEY, issued.key, mode=0o600)
     write_atomically(home / CERTIFICATE, issued.certificate)
+
+
+def certificate_request(home: Path) -> Path:
+    """tls.csr of `home`, for its tls.key, which is made when there is none and never leaves the home."""
+    if not (home / CERTIFICATE_KEY).exists():
+        write_atomically(home / CERTIFICATE_KEY, make_key(), mode=0o600)
+    path = home / CERTIFICATE_REQUEST
+    write_atomically(path, make_request((home / CERTIFICATE_KEY).read_bytes(), home.resolve().name))
+    return path
+
+
+def require_scheme(federation: FederationFile, url: str) -> None:
+    """ConfigError for http in a federation with TLS, and for https where nobody could check whom it leads to."""
+    if federation.tls_ca and not url.startswith("https://"):
+        raise ConfigError(f"{url}: this federation uses TLS", hint="https://HOST:PORT")
+    if not federation.tls_ca and not url.startswith("http://"):
+        hint = "http://HOST:PORT; a federation gets an authority when it is made: koinon-provision --tls"
+        raise ConfigError(f"{url}: this federation has no authority for TLS certificates", hint=hint)
 
 
 # --- admissions -------------------------------------------------------------------------------------------------

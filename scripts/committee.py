@@ -1,6 +1,7 @@
 """`koinon-committee`: the registrar changes the committee, and operators make the seats that it is changed to.
 
     koinon-committee seat --home DIR --federation FILE --url URL     an operator's new replica: its home and its seat
+    koinon-committee request | certify                               TLS: an operator asks, the registrar certifies
     koinon-committee show | add | remove | replace | rotate          the registrar
     koinon-committee anchor                                          anybody: tell the chain of handovers
 
@@ -11,6 +12,7 @@ checkpoint, which the committee reaches by itself. Progress goes to standard err
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -22,11 +24,10 @@ import typer
 
 from koinon.client import CommitteeClient
 from koinon.committees import HANDOVERS_FILE, Committees
-from koinon.config import load_federation, load_party, party_signer, save_federation
+from koinon.config import load_federation, load_party, party_signer, save_federation, write_atomically
 from koinon.encoding import to_hex
 from koinon.epochs import Seat
 from koinon.errors import ConfigError
-from koinon.ledger import Ledger
 from koinon.privacy import SealingKey
 from koinon.signing import Signer
 
@@ -45,7 +46,20 @@ from ._committee import (
     standings,
 )
 from ._entry import run
-from ._homes import CONFIG, FEDERATION, authority_of, certify_listener, make_replica_home, party_key
+from ._homes import (
+    CERTIFICATE,
+    CERTIFICATE_KEY,
+    CERTIFICATE_REQUEST,
+    CONFIG,
+    FEDERATION,
+    authority_of,
+    certificate_request,
+    make_replica_home,
+    party_key,
+    require_scheme,
+)
+from .tls import REQUEST_HINT, expiry
+from .tls import certify as issue_for
 
 CHANGE_SECONDS = 120.0
 
@@ -151,12 +165,19 @@ def _make_home(home: Path, federation: Path, url: str, host: str) -> None:
     if parts.scheme not in ("http", "https") or not parts.hostname or not parts.port:
         raise ConfigError(f"--url {url!r}", hint="http://HOST:PORT or https://HOST:PORT")
     file = load_federation(federation)
+    require_scheme(file, url)
     party_key(home, "")
     make_replica_home(home, url=url, host=host, port=parts.port, tls=parts.scheme == "https")
     save_federation(home / FEDERATION, file)
     say(f"{home} is a replica's home")
     if parts.scheme == "https":
-        say(f"it needs tls.pem and tls.key: the registrar makes them with koinon-committee certify {parts.hostname}")
+        _ask_for_certificate(home, parts.hostname)
+
+
+def _ask_for_certificate(home: Path, name: str) -> None:
+    path = certificate_request(home)
+    say(f"{path} asks for a TLS certificate: send it to the registrar, who answers with tls.pem for {home}:")
+    say(f"  koinon-committee certify {CERTIFICATE_REQUEST} {name} --home DIR/registrar --out {CERTIFICATE}")
 
 
 def _own_seat(home: Path) -> tuple[Signer, Seat]:
@@ -173,78 +194,116 @@ def _own_seat(home: Path) -> tuple[Signer, Seat]:
 
 
 @app.command()
-def certify(
-    name: Annotated[str, typer.Argument(help="The host by which others reach the replica.", show_default=False)],
-    home: HomeOption,
-    out: Annotated[Path, typer.Option(help="The folder for tls.pem and tls.key: the new replica's home.")],
+def request(
+    name: Annotated[str, typer.Argument(help="The host by which others reach this party.", show_default=False)],
+    home: Annotated[Path, typer.Option("--home", help="The party's home.")],
 ) -> None:
-    """As the registrar: a TLS certificate for a new replica, from the federation's authority.
+    """As an operator: ask for a TLS certificate of a home, for the first time or again. Its key stays in the home.
 
     [bold]Example[/bold]
 
-    koinon-committee certify 10.0.0.5 --home fed/registrar --out replica-4
+    koinon-committee request 10.0.0.5 --home replica-4
     """
-    certify_listener(out, authority_of(home), out.name, name)
-    say(f"{out}/tls.pem and tls.key are there")
+    if not (home / CONFIG).exists():
+        raise ConfigError(
+            f"{home} is no home yet", hint="koinon-committee seat makes a replica's, koinon init a node's"
+        )
+    _ask_for_certificate(home, name)
+    if not load_party(home).tls.certificate:
+        say(f'{home / CONFIG} does not ask for TLS yet: add [tls] with certificate = "{CERTIFICATE}", '
+            f'key = "{CERTIFICATE_KEY}"')  # fmt: skip
 
 
 @app.command()
-def add(
+def certify(
+    file: Annotated[Path, typer.Argument(metavar="REQUEST", help="The party's tls.csr.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="The host by which others reach the party.", show_default=False)],
     home: HomeOption,
-    seat: SeatOption,
-    seconds: Seconds = CHANGE_SECONDS,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
+    out: Annotated[Path, typer.Option(help="Where the certificate is written: tls.pem of the party's home.")],
 ) -> None:
+    """As the registrar: a TLS certificate from the federation's authority, for a key that its party made.
+
+    It is for NAME and nothing else that the request may ask for. Everybody trusts it at once: federation.json holds
+    the authority.
+
+    [bold]Example[/bold]
+
+    koinon-committee certify tls.csr 10.0.0.5 --home fed/registrar --out tls.pem
+    """
+    issuer = authority_of(home)
+    try:
+        asked = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error}", hint=REQUEST_HINT) from None
+    made = issue_for(issuer, asked, name, [name])
+    write_atomically(out, made)
+    say(f"{out}: a certificate for {name}, until {expiry(made):%Y-%m-%d}; its party puts it into its home and restarts")
+
+
+# --- changes ------------------------------------------------------------------------------------------------------
+
+Alter = Callable[[Sequence[Seat], Any], tuple[Seat, ...]]
+"""The seats of the next committee, from the present ones and the seat that was given, if any."""
+
+
+def changes(command: Callable[..., tuple[Alter, Path | None]]) -> Callable[..., None]:
+    """A command that has the committee changed: its own arguments say how, and to them come those that all share."""
+
+    def run(
+        *,
+        home: HomeOption,
+        seconds: Seconds = CHANGE_SECONDS,
+        dry_run: DryRun = False,
+        as_json: AsJson = False,
+        **own: Any,
+    ) -> None:
+        alter, file = command(**own)
+        _change(home, alter, file, seconds, dry_run, as_json)
+
+    mine, shared = inspect.signature(command, eval_str=True), inspect.signature(run, eval_str=True)
+    also = [each for each in shared.parameters.values() if each.name != "own"]
+    own = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in mine.parameters.values()]
+    run.__signature__ = shared.replace(parameters=[*own, *also])  # type: ignore[attr-defined]
+    run.__annotations__ = {**run.__annotations__, **command.__annotations__, "return": None}
+    run.__doc__, run.__name__ = command.__doc__, command.__name__
+    return app.command()(run)
+
+
+@changes
+def add(seat: SeatOption) -> tuple[Alter, Path | None]:
     """Seat one more replica, at the end.
 
     [bold]Example[/bold]
 
     koinon-committee add --home fed/registrar --seat seat-4.json
     """
-    _change(home, lambda seats, given: added(seats, given), seat, seconds, dry_run, as_json)
+    return added, seat
 
 
-@app.command()
-def remove(
-    index: Index, home: HomeOption, seconds: Seconds = CHANGE_SECONDS, dry_run: DryRun = False, as_json: AsJson = False
-) -> None:
+@changes
+def remove(index: Index) -> tuple[Alter, Path | None]:
     """Unseat a replica; those after it move up by one.
 
     [bold]Example[/bold]
 
     koinon-committee remove 2 --home fed/registrar
     """
-    _change(home, lambda seats, _: removed(seats, index), None, seconds, dry_run, as_json)
+    return lambda seats, _: removed(seats, index), None
 
 
-@app.command()
-def replace(
-    index: Index,
-    home: HomeOption,
-    seat: SeatOption,
-    seconds: Seconds = CHANGE_SECONDS,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+@changes
+def replace(index: Index, seat: SeatOption) -> tuple[Alter, Path | None]:
     """Seat another replica in the place of one, dead or alive.
 
     [bold]Example[/bold]
 
     koinon-committee replace 2 --home fed/registrar --seat seat-new.json
     """
-    _change(home, lambda seats, given: replaced(seats, index, given), seat, seconds, dry_run, as_json)
+    return lambda seats, given: replaced(seats, index, given), seat
 
 
-@app.command()
-def rotate(
-    index: Index,
-    home: HomeOption,
-    seat: SeatOption,
-    seconds: Seconds = CHANGE_SECONDS,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+@changes
+def rotate(index: Index, seat: SeatOption) -> tuple[Alter, Path | None]:
     """Give an operator's replica a new key: the seat of its new home takes the place of the old one.
 
     Every change renews the sealing keys of the replicas that answer; this one renews the signing key, too.
@@ -260,7 +319,7 @@ def rotate(
             raise ConfigError("the seat has the key that is to be rotated", hint="make a new home for the new key")
         return replaced(seats, index, given)
 
-    _change(home, turned, seat, seconds, dry_run, as_json)
+    return turned, seat
 
 
 @app.command()
@@ -278,6 +337,8 @@ def anchor(home: AnyHome, as_json: AsJson = False) -> None:
             await client.refresh()
 
     asyncio.run(follow())
+    from koinon.ledger import Ledger  # on demand: web3 takes a second to import
+
     ledger = Ledger.connect(committees.given.network, party_signer(home, load_party(home)))
     sent = []
     while (reached := ledger.epoch()) < committees.federation.epoch:
@@ -291,21 +352,13 @@ def anchor(home: AnyHome, as_json: AsJson = False) -> None:
         print(json.dumps({"epoch": ledger.epoch(), "recorded": sent}, indent=2))
 
 
-# --- changes ------------------------------------------------------------------------------------------------------
-
-
-def _change(
-    home: Path,
-    alter: Callable[[Sequence[Seat], Any], tuple[Seat, ...]],
-    file: Path | None,
-    seconds: float,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
+def _change(home: Path, alter: Alter, file: Path | None, seconds: float, dry_run: bool, as_json: bool) -> None:
     committees, signer = _committees(home), party_signer(home, load_party(home))
     if to_hex(signer.address) != committees.given.registrar.lower():
         raise ConfigError(f"{home} is not the registrar's home", hint="--home DIR/registrar")
     given = load_seat(file, committees.given.domain) if file is not None else None
+    if given is not None:
+        require_scheme(committees.given, given.url)
 
     async def go() -> list[dict[str, Any]]:
         async with CommitteeClient(committees, signer) as client:

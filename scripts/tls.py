@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -21,6 +22,7 @@ from koinon.errors import ConfigError
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 825
 CLOCK_SKEW = timedelta(hours=1)
+REQUEST_HINT = "its operator makes one: koinon-committee request"
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -44,28 +46,66 @@ def make_authority(name: str) -> Certified:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    return _certified(certificate, key)
+    return Certified(certificate.public_bytes(serialization.Encoding.PEM), _pem(key))
 
 
 def issue(authority: Certified, party: str, hosts: Iterable[str] = ()) -> Certified:
-    """A server certificate of `party` for `hosts` and this machine's own names."""
-    issuer, issuer_key = _load(authority)
+    """A key, and a server certificate of `party` for `hosts` and this machine's own names."""
     key = ec.generate_private_key(ec.SECP256R1())
+    return Certified(_certificate(authority, key.public_key(), party, hosts), _pem(key))
+
+
+def make_request(key: bytes, party: str) -> bytes:
+    """A request (PKCS #10, PEM) for a certificate of the private `key` (PEM)."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(_name(party[:64]))
+    return builder.sign(_private(key, "the key"), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def make_key() -> bytes:
+    """A fresh private key for a listener, PEM."""
+    return _pem(ec.generate_private_key(ec.SECP256R1()))
+
+
+def certify(authority: Certified, request: bytes, party: str, hosts: Iterable[str]) -> bytes:
+    """A certificate for the key of a request, whose holder signed it; ConfigError for what is no good request.
+
+    What it is for is the authority's word alone: names that the request asks for are not read.
+    """
+    try:
+        asked = x509.load_pem_x509_csr(request)
+        signed = asked.is_signature_valid
+        key = asked.public_key()
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"the certificate request cannot be read: {error}", hint=REQUEST_HINT) from None
+    if not signed or not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise ConfigError("the certificate request is not signed by a P-256 key of its own", hint=REQUEST_HINT)
+    return _certificate(authority, key, party, hosts)
+
+
+def expiry(certificate: bytes) -> datetime:
+    """When a certificate (PEM) runs out."""
+    return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
+
+
+def _certificate(
+    authority: Certified, public_key: ec.EllipticCurvePublicKey, party: str, hosts: Iterable[str]
+) -> bytes:
+    issuer, issuer_key = _load(authority)
     names = dict.fromkeys([party, *hosts, *LOCAL_NAMES])
-    certificate = (
-        _builder(_name(party[:64]), issuer.subject, key.public_key(), CERTIFICATE_DAYS)
+    return (
+        _builder(_name(party[:64]), issuer.subject, public_key, CERTIFICATE_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName([_general(name) for name in names]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
             critical=False,
         )
         .sign(issuer_key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
     )
-    return _certified(certificate, key)
 
 
 def _builder(
@@ -108,19 +148,25 @@ def _usage(*, digital_signature: bool = False, key_cert_sign: bool = False, crl_
     )
 
 
-def _certified(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Certified:
-    return Certified(
-        certificate.public_bytes(serialization.Encoding.PEM),
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
 def _load(authority: Certified) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     try:
-        key = serialization.load_pem_private_key(authority.key, password=None)
         certificate = x509.load_pem_x509_certificate(authority.certificate)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"the authority's key or certificate cannot be read: {error}") from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigError("the authority's key is not an elliptic-curve key")
-    return certificate, key
+    except ValueError as error:
+        raise ConfigError(f"the authority's certificate cannot be read: {error}") from None
+    return certificate, _private(authority.key, "the authority's key")
+
+
+def _private(key: bytes, what: str) -> ec.EllipticCurvePrivateKey:
+    try:
+        found = serialization.load_pem_private_key(key, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{what} cannot be read: {error}") from None
+    if not isinstance(found, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"{what} is not an elliptic-curve key")
+    return found

@@ -36,7 +36,7 @@ from .stage import Stage, Verdict
 
 SCENARIOS = (faults, hostile)
 """Importing them fills FAULTS."""
-LIARS = ROOT / "tests" / "chaos"
+REPLICAS_MIN = 4
 
 
 class Chaos:
@@ -115,6 +115,13 @@ def chosen(only: str) -> list[Fault]:
     return [FAULTS[name] for name in names] or list(FAULTS.values())
 
 
+def require_fitting(replicas: int) -> None:
+    """ConfigError for a committee that bears no fault, or that the networks have no room for."""
+    if not REPLICAS_MIN <= replicas <= namespaces.REPLICAS_MAX:
+        least, most = REPLICAS_MIN, namespaces.REPLICAS_MAX
+        raise ConfigError(f"--replicas {replicas}", hint=f"{least} to {most}: fewer than {least} bear no fault")
+
+
 def _skipped(fault: Fault, network: str, reason: str) -> Verdict:
     return Verdict(fault.name, fault.what, network, "skipped", notes=[reason])
 
@@ -153,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = new_run(ROOT / "runs" / "chaos")
     try:
         chosen(options.only)
+        require_fitting(options.replicas)
         chaos = Chaos(options, console)
         asyncio.run(perform(chaos, folder))
     except KoinonError as error:

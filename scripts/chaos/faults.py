@@ -13,7 +13,7 @@ from koinon.errors import StorageFailed, Unavailable
 
 from .namespaces import Namespaces
 from .proxies import Proxies
-from .scene import QUIET, REPLACED, REPLACED_TWICE, STOPPED, WEATHER, Scene, fault
+from .scene import QUIET, REPLACED, REPLACED_MINORITY, REPLACED_TWICE, STOPPED, WEATHER, Scene, fault
 
 REJOIN_SECONDS = 5.0
 RECONNECT_SECONDS = 15.0
@@ -231,7 +231,7 @@ async def _until(scene: Scene, holds: object, sentence: str) -> None:
 # --- the network -------------------------------------------------------------------------------------------------
 
 
-@fault("partition-minority", "f replicas, the primary among them, are cut off", REPLACED,
+@fault("partition-minority", "the primary and those after it, f in all, are cut off", REPLACED_MINORITY,
        recovery_seconds=RECONNECT_SECONDS)  # fmt: skip
 async def partition_minority(scene: Scene) -> None:
     first, members = await scene.primary(), len(scene.committee.everybody)

@@ -20,13 +20,24 @@ REPLACED = "replaced"
 """A fault that costs a view change."""
 REPLACED_TWICE = "replaced twice"
 """A fault that costs two view changes, one after the other: the second one waits twice as long."""
+REPLACED_MINORITY = "replaced minority"
+"""A fault of the primary and those after it, f in all: it costs f view changes, each of which waits twice as long."""
 STOPPED = "stopped"
 """A fault without a quorum: nothing may be acknowledged until it heals."""
 WEATHER = "weather"
 """A fault whose progress is measured, and not bounded."""
 
-GAPS_SECONDS = {QUIET: 2.0, REPLACED: 2 * VIEW_TIMEOUT_SECONDS, REPLACED_TWICE: 6 * VIEW_TIMEOUT_SECONDS}
-"""The longest time without an acknowledgement while a fault lasts."""
+QUIET_SECONDS = 2.0
+
+
+def gap_seconds(kind: str, faulty: int) -> float | None:
+    """The longest time without an acknowledgement while a fault lasts, in a committee that bears `faulty`; None where
+    it isn't bounded. Twice what the view changes wait: T + 2 T + 4 T and so on.
+    """
+    if kind == QUIET:
+        return QUIET_SECONDS
+    changes = {REPLACED: 1, REPLACED_TWICE: 2, REPLACED_MINORITY: faulty}.get(kind)
+    return None if changes is None else 2 * VIEW_TIMEOUT_SECONDS * (2**changes - 1)
 
 
 class Violation(Exception):
@@ -98,9 +109,8 @@ class Fault:
     """The only network that can do this, or "" when any can."""
     root: bool = False
 
-    @property
-    def gap_seconds(self) -> float | None:
-        return GAPS_SECONDS.get(self.kind)
+    def gap_seconds(self, faulty: int) -> float | None:
+        return gap_seconds(self.kind, faulty)
 
 
 FAULTS: dict[str, Fault] = {}

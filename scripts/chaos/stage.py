@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from koinon.epochs import faulty_max
 from koinon.errors import KoinonError
 
 from ..federation import Say
@@ -94,7 +95,7 @@ class Stage:
         """Do `fault`, wait for recovery, check everything. A failure is a verdict, never an exception."""
         verdict = Verdict(
             fault.name, fault.what, self._network, "ok",
-            gap_seconds_max=_times(fault.gap_seconds, self._patience),
+            gap_seconds_max=_times(fault.gap_seconds(faulty_max(self._replicas)), self._patience),
             recovery_seconds_max=fault.recovery_seconds * self._patience,
         )  # fmt: skip
         broken, offsets = True, dict[str, int]()

@@ -40,9 +40,12 @@ from koinon.privacy.sealing import key_share_context
 from koinon.rounds.operations import (
     Enrol,
 )
+from koinon.service import client_tls
 from koinon.signing import Signer
 from koinon.wire import Admission, Role
 from scripts._committee import change
+from scripts._homes import certificate_request
+from scripts.tls import Certified, certify, make_authority
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "only for tests"
@@ -62,8 +65,12 @@ def free_ports(count: int) -> list[int]:
 class Committee:
     """Homes of replicas in `folder`, and their processes. Use as a context manager: leaving it ends them."""
 
-    def __init__(self, folder: Path, *, replicas: int = 4, paillier_bits: int = 0, log_level: str = "info") -> None:
+    def __init__(
+        self, folder: Path, *, replicas: int = 4, paillier_bits: int = 0, log_level: str = "info", tls: bool = False
+    ) -> None:
         self.folder = folder
+        self.authority = make_authority("test") if tls else None
+        self._scheme = "https" if tls else "http"
         self._log_level = log_level
         self.registrar = Signer(secrets.token_bytes(32))
         self.signers = [Signer(secrets.token_bytes(32)) for _ in range(replicas)]
@@ -91,11 +98,12 @@ class Committee:
                 ReplicaEntry(
                     address=to_hex(signer.address),
                     sealing_key=to_hex(key.public),
-                    url=f"http://127.0.0.1:{port}",
+                    url=f"{self._scheme}://127.0.0.1:{port}",
                 )
                 for signer, key, port in zip(self.signers, sealing, ports, strict=True)
             ),
             paillier=paillier,
+            tls_ca=self.authority.certificate.decode() if self.authority else "",
         )
         self.first = self.federation
         self.urls = [replica.url for replica in self.federation.replicas]
@@ -112,14 +120,22 @@ class Committee:
         write_atomically(home / "password", PASSWORD.encode())
         create_keystore(home / "keystore.json", PASSWORD, self.signers[index].secret)
         table = {"role": "replica", "index": seat, "public_url": public_url, "log_level": self._log_level}
-        listen = {"listen": {"host": "127.0.0.1", "port": port}}
+        listen: dict[str, Any] = {"listen": {"host": "127.0.0.1", "port": port}}
+        if self.authority is not None:
+            listen["tls"] = {"certificate": "tls.pem", "key": "tls.key"}
+            self.certify(index, self.authority)
         write_atomically(home / "config.toml", tomli_w.dumps({**table, **listen}).encode())
+
+    def certify(self, index: int, authority: Certified, name: str = "127.0.0.1") -> None:
+        """As the operator of home `index` asks, and the registrar answers: a TLS certificate for `name`."""
+        request = certificate_request(self.home(index))
+        write_atomically(self.home(index) / "tls.pem", certify(authority, request.read_bytes(), name, [name]))
 
     def newcomer(self) -> int:
         """A home without a seat, with a key of its own; its number (that of its process, not of a seat)."""
         index, (port,) = len(self.signers), free_ports(1)
         self.signers.append(Signer(secrets.token_bytes(32)))
-        self.urls.append(f"http://127.0.0.1:{port}")
+        self.urls.append(f"{self._scheme}://127.0.0.1:{port}")
         self._write_home(index, -1, port, public_url=self.urls[-1])
         return index
 
@@ -140,7 +156,11 @@ class Committee:
 
     async def status(self, index: int) -> dict[str, Any]:
         """What the process of home `index` says of itself, with a seat or without."""
-        async with aiohttp.ClientSession() as session, session.get(f"{self.urls[index]}/v1/status") as answer:
+        connector = aiohttp.TCPConnector(ssl=client_tls(self.federation.tls_ca) or False)
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.get(f"{self.urls[index]}/v1/status") as answer,
+        ):
             said: dict[str, Any] = await answer.json()
             return said
 

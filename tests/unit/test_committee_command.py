@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 import typer.main
 from typer.testing import CliRunner
@@ -118,7 +119,7 @@ def test_only_the_registrar_changes_the_committee(tmp_path: Path) -> None:
 
 
 def test_rotating_to_the_same_key_is_refused(tmp_path: Path) -> None:
-    given: Seat = seats(1)[0]
+    given: Seat = msgspec.structs.replace(seats(1)[0], url="http://replica-1:7000")
     file = federation()
     registrar = home(tmp_path, FederationFile(**{**_fields(file), "registrar": to_hex(key(9).address)}), "registrar", 9)
     save_seat(tmp_path / "seat.json", key(1), DOMAIN, given)

@@ -95,6 +95,10 @@ bench-consensus: $(READY) ## How fast committees of 4 to 13 order, about 4 minut
 attacks: $(READY) ## Attack every privacy mode with what each adversary sees: JSON=FILE ATTACKS_ARGS=--quick
 	$(BIN)/python -m scripts.attacks $(if $(JSON),--json $(JSON)) $(ATTACKS_ARGS)
 
+.PHONY: soundness
+soundness: $(READY) ## Cheat in every way that we know of, and count what replicas refuse: JSON=FILE SOUNDNESS_ARGS=--tries=1000
+	$(BIN)/python -m scripts.soundness $(if $(JSON),--json $(JSON)) $(SOUNDNESS_ARGS)
+
 .PHONY: soak
 soak: $(READY) ## Simulate committees in bad weather: SEEDS=1000000 FIRST=0, or SEED=17 to replay one
 	$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST)) $(SOAK_ARGS)

@@ -227,14 +227,15 @@ class CommitteeClient(Asker):
         require_digest(content, digest)
         return content
 
-    async def deliver(self, index: int, piece: Piece) -> bytes:
-        """Hand a piece to replica `index`; its 64-byte signature of the Receipt."""
+    async def deliver(self, index: int, piece: Piece, examples: int) -> bytes:
+        """Hand a piece to replica `index`; its 64-byte signature of the Receipt for the update that claims so many
+        samples."""
         body = seal(self._require_signer(), self._domain, piece)
         headers = self._upload_header(keccak(body), len(body))
         raw = await self._call(index, "POST", "/v1/pieces", body, headers=headers, slow=True)
         receipt = authenticate(Receipt, raw, self._domain)
         self._require_replica(index, receipt.sender)
-        expected = Receipt(task=piece.task, round=piece.round, node=piece.node, update=piece.update)
+        expected = Receipt(task=piece.task, round=piece.round, node=piece.node, update=piece.update, examples=examples)
         if receipt.message != expected:
             raise RemoteError(f"replica {index} signed a receipt for something else")
         return receipt.signature

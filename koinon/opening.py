@@ -20,7 +20,7 @@ from koinon.learning import strategy
 from koinon.learning.parameters import Parameters
 from koinon.privacy import mode
 from koinon.privacy.masking import Masks
-from koinon.privacy.mode import Digests, Opened, Setting, Values
+from koinon.privacy.mode import Claim, Digests, Opened, Setting, Values
 from koinon.privacy.validation.bounds import DIRECTION_MAX, Alignment
 from koinon.rounds.operations import MILLION, TaskSpec
 from koinon.rounds.state import MaskBoard, Round
@@ -41,9 +41,12 @@ class ClosedRound:
     board: MaskBoard | None = None
     direction: bytes = b""
 
-    def setting(self, key_share: bytes = b"") -> Setting:
+    def setting(self, key_share: bytes = b"", *, claims: Mapping[bytes, int] | None = None) -> Setting:
+        """`claims` are sample counts by node (None: those of the accepted updates)."""
+        if claims is None:
+            claims = {node: kept.examples for node, kept in self.round.submissions.items()}
         place = (self.federation, self.task, self.spec, self.round)
-        return round_setting(*place, key_share, self.board, self.direction)
+        return round_setting(*place, claims, key_share, self.board, self.direction)
 
     @property
     def wants_direction(self) -> bool:
@@ -56,17 +59,30 @@ def round_setting(
     task: bytes,
     spec: TaskSpec,
     round_: Round,
+    claims: Mapping[bytes, int],
     key_share: bytes = b"",
     board: MaskBoard | None = None,
     direction: bytes = b"",
 ) -> Setting:
     """The privacy setting of one round, the same for every party. `federation` is the one in the round's epoch.
 
-    `direction` is the `last_step`, where updates have to be aligned with it and there is one.
+    `claims` are the sample counts of the nodes whose updates are made, checked or opened, by address; `direction` is
+    the `last_step`, where updates have to be aligned with it and there is one.
 
     KeyOutdated in mode paillier, when the committee changed since its key was dealt.
     """
     public_key = committee_key(federation) if spec.mode == "paillier" else b""
+    values = np.frombuffer(direction, dtype="<i2").astype(np.int64)
+    length = isqrt(int(values @ values))
+    alignment = None
+    if spec.norm and spec.aligned is not None:
+        padded = direction.ljust(2 * spec.coordinates, b"\0")  # a commitment's blinding points nowhere
+        alignment = Alignment(padded, _least(spec, spec.norm, length))
+
+    def claim(examples: int) -> Claim:
+        norm = spec.norm_for(examples, round_.examples_cap)
+        return Claim(examples, spec.carried(norm), _least(spec, norm, length))
+
     return Setting(
         task=task,
         round=round_.number,
@@ -75,7 +91,8 @@ def round_setting(
         bits=spec.bits,
         cohort=len(round_.cohort),
         norm=spec.carried_norm,
-        alignment=_alignment(spec, direction) if spec.norm else None,
+        alignment=alignment,
+        claims={node: claim(examples) for node, examples in claims.items()},
         public_key=public_key,
         key_share=key_share,
         masks=Masks(task, round_.number, round_.cohort, board.announced, board.revealed) if board else None,
@@ -92,14 +109,9 @@ def last_step(parent: Parameters, previous: Parameters) -> bytes:
     return np.clip(scaled, -DIRECTION_MAX, DIRECTION_MAX).astype("<i2").tobytes()
 
 
-def _alignment(spec: TaskSpec, direction: bytes) -> Alignment | None:
-    if spec.aligned is None:
-        return None
-    if not direction:
-        return Alignment(bytes(2 * spec.coordinates), 0)
-    values = np.frombuffer(direction, dtype="<i2").astype(np.int64)
-    padded = direction.ljust(2 * spec.coordinates, b"\0")  # a commitment's blinding points nowhere
-    return Alignment(padded, spec.aligned * spec.norm * isqrt(int(values @ values)) // MILLION)
+def _least(spec: TaskSpec, norm: int, length: int) -> int:
+    """The least inner product with a direction of that length, of an update whose own bound is `norm`."""
+    return (spec.aligned or 0) * norm * length // MILLION
 
 
 def key_is_current(federation: FederationFile) -> bool:
@@ -125,7 +137,18 @@ def committee_key(federation: FederationFile) -> bytes:
 
 
 def public_part(closed: ClosedRound, node: bytes, blob: bytes) -> bytes:
-    """The mode's public part in an update blob; BadPiece unless it was made by `node` for this round."""
+    """The mode's public part in an update blob; BadPiece unless `node` made it for this round, and for the sample
+    count with which it was accepted."""
+    update = claimed_update(closed, node, blob)
+    accepted = closed.round.submissions.get(node)
+    if accepted is not None and accepted.examples != update.examples:
+        counts = f"{update.examples} samples, and {accepted.examples} in the log"
+        raise BadPiece(f"the update of 0x{node.hex()} claims {counts}")
+    return update.public
+
+
+def claimed_update(closed: ClosedRound, node: bytes, blob: bytes) -> Update:
+    """What a blob says that `node` made for this round, accepted or not; BadPiece for another place."""
     update = decode(Update, blob, bytes_max=UPDATE_BYTES_MAX)
     said = (update.task, update.round, update.node, update.mode)
     if said != (closed.task, closed.round.number, node, closed.spec.mode):
@@ -136,7 +159,7 @@ def public_part(closed: ClosedRound, node: bytes, blob: bytes) -> bytes:
         require_commitment(node, update.commitment)
     elif update.commitment:
         raise BadPiece(f"the update of 0x{node.hex()} has a commitment, which its task does not ask for")
-    return update.public
+    return update
 
 
 def signed_contributions(

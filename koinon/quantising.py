@@ -19,15 +19,22 @@ from koinon.rounds.operations import MILLION, TaskSpec
 
 
 def quantise(
-    spec: TaskSpec, delta: NDArray[np.floating], *, weight: float, rng: np.random.Generator, entropy: Entropy
+    spec: TaskSpec,
+    delta: NDArray[np.floating],
+    *,
+    examples: int,
+    examples_cap: int,
+    rng: np.random.Generator,
+    entropy: Entropy,
 ) -> Values:
     """float[d] -> int64[d] that the task allows: clipped, weighted, rounded, and with the task's noise.
 
-    `weight` is the node's sample count over the cohort's cap. OutOfRange on NaN or infinity.
+    The node's weight is its sample count `examples` over the cohort's cap. OutOfRange on NaN or infinity.
     """
-    clip, plan = spec.clip / MILLION, spec.noise_plan
+    clip, plan, weight = spec.clip / MILLION, spec.noise_plan, examples / examples_cap
     if plan is None:
-        return fixed_point.quantise(delta, clip=clip, bits=spec.bits, weight=weight, rng=rng, norm=spec.norm)
+        norm = spec.norm_for(examples, examples_cap)
+        return fixed_point.quantise(delta, clip=clip, bits=spec.bits, weight=weight, rng=rng, norm=norm)
     flat = fixed_point.require_finite(delta)
     length = float(np.linalg.norm(flat))
     shortened = flat * min(1.0, spec.l2_clip / MILLION / length) if length else flat

@@ -210,13 +210,15 @@ class BlobUpload(Message, frozen=True):
 class Update(Message, frozen=True):
     """The public part of a protected update; its encoding is the blob that `update` digests name.
 
-    `commitment` is the node's Pedersen commitment in a task that asks for one, else empty.
+    `examples` is the sample count that the node claims: it fixes the update's weight, and in mode `shares` the norm
+    that it may have. `commitment` is the node's Pedersen commitment in a task that asks for one, else empty.
     """
 
     task: Digest
     round: U32
     node: Address
     mode: Text
+    examples: U32
     public: bytes
     commitment: bytes = b""
 
@@ -265,12 +267,13 @@ class Piece(Message, frozen=True):
 
 
 class Receipt(Message, frozen=True):
-    """A replica holds the public part and a valid piece of this update."""
+    """A replica holds the public part and a valid piece of this update, which claims so many `examples`."""
 
     task: Digest
     round: U32
     node: Address
     update: Digest
+    examples: U32
 
 
 class SignedReceipt(Message, frozen=True):

@@ -140,7 +140,7 @@ class Participation:
         """While the node waits for the others: draw the encryption randomness of its next update."""
         from koinon.privacy.paillier import prepare
 
-        prepare(round_setting(federation, identity, spec, round_), secrets.token_bytes)
+        prepare(round_setting(federation, identity, spec, round_, {}), secrets.token_bytes)
 
     # --- train -----------------------------------------------------------------------------------------------
 
@@ -198,7 +198,8 @@ class Participation:
         values = quantising.quantise(
             spec,
             fitted.parameters.vector() - parent.vector(),
-            weight=examples / round_.examples_cap,
+            examples=examples,
+            examples_cap=round_.examples_cap,
             rng=np.random.default_rng(secrets.randbits(256)),
             entropy=secrets.token_bytes,
         )
@@ -210,13 +211,14 @@ class Participation:
             commitment = commit(values, blinding, bits=spec.bits, cohort=len(round_.cohort))
             values = np.concatenate([values, blinding])
         own = self.masking.secrets(identity, round_.number) if board is not None else b""
-        setting = round_setting(federation, identity, spec, round_, own, board, direction)
+        setting = round_setting(federation, identity, spec, round_, {self._node: examples}, own, board, direction)
         protected = mode(spec.mode).protect(setting, self._node, values, secrets.token_bytes)
         update = Update(
             task=identity,
             round=round_.number,
             node=self._node,
             mode=spec.mode,
+            examples=examples,
             public=protected.public,
             commitment=commitment,
         )
@@ -257,7 +259,7 @@ class Participation:
                     update=name,
                     sealed=record.sealed[index],
                 )
-                receipts[index] = await self._committee.deliver(index, piece)
+                receipts[index] = await self._committee.deliver(index, piece, record.examples)
             return receipts[index]
 
         async def all_of_it() -> dict[int, bytes]:

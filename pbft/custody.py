@@ -36,7 +36,15 @@ from koinon.errors import (
     WrongEpoch,
 )
 from koinon.learning.parameters import from_blob
-from koinon.opening import ClosedRound, last_step, next_model, public_part, signed_contributions, verify_opening
+from koinon.opening import (
+    ClosedRound,
+    claimed_update,
+    last_step,
+    next_model,
+    public_part,
+    signed_contributions,
+    verify_opening,
+)
 from koinon.privacy import Held, SealingKey, Setting, mode, piece_context, seal_to
 from koinon.rounds.law import Federation
 from koinon.rounds.rules import refuse
@@ -174,35 +182,43 @@ class Custody:
             refuse("round-closed", f"round {piece.round} is {at.round.phase}")
         if piece.node in self._faults.get((piece.task, piece.round), ()):  # checking another one would cost us more
             raise BadPiece(f"0x{piece.node.hex()} handed in a false update for round {piece.round} before")
-        if await self._workers.run(self._pieces.has, piece.task, piece.round, piece.node, piece.update):
-            return self._receipt(piece)  # checked before: who asks again costs us a signature
+        before = await self._workers.run(self._pieces.checked, piece.task, piece.round, piece.node, piece.update)
+        if before is not None:
+            return self._receipt(piece, before)  # who asks again costs us a signature
         await self._workers.run(self._holdings.require_room, piece.node, len(piece.sealed))
         blob = await self._blob(piece.update, of=piece.node)
         at = await self._directed(at)
+        examples_max = min(self._law.state.members[piece.node].examples_max, at.round.examples_cap)
         try:
-            mine = await self._workers.run(self._checked, at, piece, blob)
+            kept = await self._workers.run(self._checked, at, piece, blob, examples_max)
         except (BadPiece, Malformed):  # all that it follows from was signed by the node
             self._keep_fault(piece)
             raise
-        await self._workers.run(self._keep, piece, mine)
+        await self._workers.run(self._keep, piece, kept)
         self._kept.add((piece.task, piece.round))
-        return self._receipt(piece)
+        return self._receipt(piece, kept)
 
-    def _receipt(self, piece: Piece) -> bytes:
-        receipt = Receipt(task=piece.task, round=piece.round, node=piece.node, update=piece.update)
+    def _receipt(self, piece: Piece, kept: Kept) -> bytes:
+        receipt = Receipt(
+            task=piece.task, round=piece.round, node=piece.node, update=kept.update, examples=kept.examples
+        )
         return seal(self._signer, self._domain, receipt)
 
-    def _checked(self, at: ClosedRound, piece: Piece, blob: bytes) -> bytes:
-        """What is in the box; BadPiece or Malformed when the node lied: with the box, the seeds, the public part."""
-        public = public_part(at, piece.node, blob)
+    def _checked(self, at: ClosedRound, piece: Piece, blob: bytes, examples_max: int) -> Kept:
+        """What is in the box; BadPiece or Malformed when the node lied: with the box, the seeds, the public part.
+        Rejected for a claim above `examples_max`, about which replicas may differ for a moment."""
+        update = claimed_update(at, piece.node, blob)
+        if not 0 < update.examples <= examples_max:
+            refuse("examples", f"a sample count lies in 1..{examples_max}")
         context = piece_context(piece.task, piece.round, piece.node, self._index)
         mine = self._sealing.open(piece.sealed, context)
-        mode(at.spec.mode).check(self._setting(at), piece.node, public, self._index, mine)
-        return mine
+        setting = at.setting(self._key_share_in(at), claims={piece.node: update.examples})
+        mode(at.spec.mode).check(setting, piece.node, update.public, self._index, mine)
+        return Kept(update=piece.update, examples=update.examples, piece=mine)
 
-    def _keep(self, piece: Piece, mine: bytes) -> None:
-        self._pieces.keep(piece.task, piece.round, piece.node, Kept(update=piece.update, piece=mine))
-        self._holdings.charge(piece.node, piece_name(piece.task, piece.round, piece.node), len(mine))
+    def _keep(self, piece: Piece, kept: Kept) -> None:
+        self._pieces.keep(piece.task, piece.round, piece.node, kept)
+        self._holdings.charge(piece.node, piece_name(piece.task, piece.round, piece.node), len(kept.piece))
 
     def _keep_fault(self, piece: Piece) -> None:
         while len(self._faults) >= FAULTY_ROUNDS_KEPT_MAX:
@@ -374,7 +390,10 @@ class Custody:
         return replace(at, direction=self._steps[models])
 
     def _setting(self, at: ClosedRound) -> Setting:
-        return at.setting(self._key_share if at.spec.mode == "paillier" else b"")
+        return at.setting(self._key_share_in(at))
+
+    def _key_share_in(self, at: ClosedRound) -> bytes:
+        return self._key_share if at.spec.mode == "paillier" else b""
 
     def _round(self, task: bytes, number: int) -> ClosedRound | None:
         kept = self._law.state.tasks.get(task)

@@ -11,16 +11,17 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from koinon.encoding import Digest, Message, decode, encode
+from koinon.encoding import U32, Digest, Message, decode, encode
 from koinon.rounds.rules import refuse
 
 KEPT_BYTES_MAX = 512 * 1024 * 1024
 
 
 class Kept(Message, frozen=True):
-    """A checked piece and the digest of the update that it belongs to."""
+    """A checked piece, the digest of the update that it belongs to, and the sample count which that claims."""
 
     update: Digest
+    examples: U32
     piece: bytes
 
     def __repr__(self) -> str:
@@ -44,7 +45,7 @@ class PieceStore:
                 os.fsync(file.fileno())
             os.link(draft, path)
         except FileExistsError:
-            self.has(task, round, node, kept.update)
+            self.checked(task, round, node, kept.update)
         finally:
             os.unlink(draft)
         _sync_folder(path.parent)
@@ -56,12 +57,12 @@ class PieceStore:
             return None
         return decode(Kept, data, bytes_max=KEPT_BYTES_MAX)
 
-    def has(self, task: bytes, round: int, node: bytes, update: bytes) -> bool:
-        """Whether the checked piece of this update is here; Rejected (duplicate-update) when it is another one's."""
+    def checked(self, task: bytes, round: int, node: bytes, update: bytes) -> Kept | None:
+        """The checked piece of this update, if it is here; Rejected (duplicate-update) when it is another one's."""
         held = self.find(task, round, node)
         if held is not None and held.update != update:
             refuse("duplicate-update", f"node 0x{node.hex()} handed in another update for round {round} before")
-        return held is not None
+        return held
 
     def rounds(self) -> set[tuple[bytes, int]]:
         """The rounds of which pieces are kept."""

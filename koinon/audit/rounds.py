@@ -94,7 +94,7 @@ def check_round(report: Report, examined: Examined, *, commitments: bool = False
         )
     with report.check("update blobs", **where) as place:  # type: ignore[arg-type]
         publics = _publics(examined)
-        place.say(f"{len(publics)} blobs fit their digests, tasks, rounds and nodes")
+        place.say(f"{len(publics)} blobs fit their digests, tasks, rounds, nodes and claims")
     with report.check("certificate", **where) as place:  # type: ignore[arg-type]
         place.say(_require_certificate(examined))
     with report.check("certificate on chain", **where) as place:  # type: ignore[arg-type]
@@ -127,7 +127,7 @@ def _require_updates(examined: Examined) -> None:
         for name, recorded in (("update", kept.update), ("examples", kept.examples)):
             if getattr(said, name) != recorded:
                 raise AuditFailure(f"node {to_hex(node)}: {name} of log entry {found.sequence} is not the record's")
-        receipt = Receipt(task=identity, round=round_.number, node=node, update=kept.update)
+        receipt = Receipt(task=identity, round=round_.number, node=node, update=kept.update, examples=kept.examples)
         try:
             _require_signatures(signing_digest(federation.domain, receipt), said.receipts, federation.replica_addresses)
         except BadSignature as error:

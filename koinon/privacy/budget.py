@@ -18,10 +18,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, exp, isqrt, pi, sqrt
+from math import ceil, exp, pi, sqrt
 
 from koinon.errors import OutOfRange
 
+from .fixed_point import rounding_slack
 from .mode import Entropy, Values
 from .noise import SIGMA_MAX, discrete_gaussian
 
@@ -52,7 +53,16 @@ class NoisePlan:
     def norm(self) -> int:
         """No honest node's noised update is longer, but for one in 10^26: sigma (sqrt(d) + 11) bounds the noise
         (Laurent and Massart 2000, lemma 1)."""
-        return self.sensitivity + ceil(self.sigma * (sqrt(self.dimension) + TAIL))
+        return self.sensitivity + self._noise
+
+    @property
+    def unweighted(self) -> int:
+        """The part of `norm` that is no smaller for an update of less weight: rounding, and the noise."""
+        return rounding_slack(self.dimension) + self._noise
+
+    @property
+    def _noise(self) -> int:
+        return ceil(self.sigma * (sqrt(self.dimension) + TAIL))
 
     def multiplier(self, accepted: int) -> float:
         """The noise multiplier that a sum of `accepted` updates is worth: 1 / sqrt(2 rho) in zCDP (theorem 1)."""
@@ -72,7 +82,7 @@ def plan_noise(
     Rounding moves a coordinate by less than 1, so a vector by less than sqrt(dimension). OutOfRange when rounding
     would outweigh the update itself.
     """
-    limit, slack = 2 ** (bits - 1) - 1, isqrt(dimension) + 1
+    limit, slack = 2 ** (bits - 1) - 1, rounding_slack(dimension)
     share = multiplier / sqrt(cohort_min - 1)
     widest = min(clip, l2_clip)
     scale = (limit - 1 - TAIL * (1 + share * (slack + 1))) / (widest + TAIL * share * l2_clip)

@@ -9,6 +9,8 @@ Where the norm is bounded, a longer vector is shortened to it before it is round
 
 from __future__ import annotations
 
+from math import isqrt
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -55,6 +57,11 @@ def require_finite(delta: NDArray[np.floating]) -> NDArray[np.float64]:
 def _rounded(scaled: NDArray[np.float64], noise: NDArray[np.float64], bits: int) -> Values:
     integers: Values = np.floor(scaled + noise).astype(np.int64)
     return np.clip(integers, -_limit(bits), _limit(bits))
+
+
+def rounding_slack(dimension: int) -> int:
+    """Stochastic rounding moves each coordinate by less than one, so a vector by less than this."""
+    return isqrt(dimension) + 1
 
 
 def mean(total: Values, *, clip: float, bits: int, weight_sum: float) -> NDArray[np.float64]:

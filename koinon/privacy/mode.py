@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from koinon.errors import InvariantBroken
+
 from .validation.bounds import Alignment
 
 if TYPE_CHECKING:
@@ -34,12 +36,23 @@ Values = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Claim:
+    """A node's claimed sample count, and what its update keeps for it: an L2 norm of at most `norm`, and an inner
+    product of at least `least` with the setting's direction, if it has one."""
+
+    examples: int
+    norm: int
+    least: int = 0
+
+
+@dataclass(frozen=True)
 class Setting:
     """What binds a protected update: the round it is for and the committee that keeps it.
 
     `cohort` is the most updates that may be summed. `norm` bounds the L2 norm of an update in its own integer units
     where the mode has a proof of it (mode `shares`; 0: nothing is proved), and `alignment` its inner product with a
-    public direction from below. `public_key` and `key_share` are the
+    public direction from below; `claims` scales both to what each node claims (None: all claim as much as there may
+    be). `public_key` and `key_share` are the
     mode's own bytes (empty where it has none); only a replica holds a share. `masks` is the log's part of mode
     `masked`. Secrets stay out of every repr.
     """
@@ -52,6 +65,7 @@ class Setting:
     cohort: int
     norm: int = 0
     alignment: Alignment | None = None
+    claims: Mapping[bytes, Claim] | None = None
     public_key: bytes = field(default=b"", repr=False)
     key_share: bytes = field(default=b"", repr=False)
     masks: Masks | None = field(default=None, repr=False)
@@ -60,6 +74,15 @@ class Setting:
     def faulty(self) -> int:
         """f, the number of replicas that may lie."""
         return (self.replicas - 1) // 3
+
+    def claim(self, node: bytes) -> Claim:
+        """What `node` claims. InvariantBroken where nobody said, or for more than the setting allows."""
+        if self.claims is None:
+            return Claim(0, self.norm, self.alignment.least if self.alignment else 0)
+        claim = self.claims.get(node)
+        if claim is None or claim.norm > self.norm:
+            raise InvariantBroken(f"the claim of node 0x{node.hex()} is unknown or above the setting's bound")
+        return claim
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ applications to secure computation", section 3). PRG is `keystream`: a seed is u
 Each component has 2f+1 holders, so f+1 equal digests decide it and liars are named. The committee size is
 bounded by C(n, f) <= 120 seeds; larger committees have koinon.privacy.shamir_shares.
 
-With a bound on the norm (`Setting.norm`, the default of tasks) the node also proves that its update keeps it
-(koinon.privacy.validation): c becomes a vector of longer integers whose low words are as above (less the bound), and
-the public part ends with the proof. A replica checks it with the piece, so that 2f+1 receipts say that it holds.
+With a bound on the norm (`Setting.norm`, the default of tasks) the node also proves that its update keeps its share of
+it, which its claimed sample count fixes (`Setting.claim`; koinon.privacy.validation): c becomes a vector of longer
+integers whose low words are as above (less the bound), and the public part ends with the proof. A replica checks it
+with the piece, so that 2f+1 receipts say that it holds.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from .agreement import decide, require_cohort, require_cohort_opens, require_no_
 from .fixed_point import RING_BITS, require_in_range, require_ring_fits
 from .keystream import apply_keystream
 from .mode import Digests, Entropy, Held, Opened, Protected, Setting, Values
-from .validation import Bound, Verifier, fill_up, mask_vector, prove
+from .validation import Alignment, Bound, Verifier, fill_up, mask_vector, prove
 
 SEED_BYTES = 32
 COMMITMENT_BYTES = 32
@@ -55,9 +56,10 @@ class Shares:
         commitments = b"".join(_commitment(setting, node, number, seed) for number, seed in enumerate(seeds))
         if setting.norm:
             bound = _bound(setting)
-            filled = fill_up(bound, values, setting.alignment)
+            claim, alignment = setting.claim(node), _alignment(setting, node)
+            filled = fill_up(claim.norm, values, alignment)
             public = mask_vector(bound, filled, seeds) + commitments
-            public += prove(bound, _context(setting, node), public, filled, seeds, setting.alignment)
+            public += prove(bound, _context(setting, node), public, filled, seeds, alignment)
         else:
             masked = values.astype("<u4")
             for seed in seeds:
@@ -196,11 +198,18 @@ def _bound(setting: Setting) -> Bound:
     return Bound.of(setting.dimension, setting.norm, len(subsets(setting)), aligned=aligned)
 
 
+def _alignment(setting: Setting, node: bytes) -> Alignment | None:
+    """What the update of `node` is compared with, and the least inner product for its claim."""
+    alignment = setting.alignment
+    return None if alignment is None else Alignment(alignment.direction, setting.claim(node).least)
+
+
 def _context(setting: Setting, node: bytes) -> bytes:
     place = (setting.task, setting.round, node)
-    bounds: tuple[object, ...] = (setting.replicas, setting.dimension, setting.norm)
-    if setting.alignment is not None:
-        bounds += (keccak(setting.alignment.direction), str(setting.alignment.least))
+    claim, alignment = setting.claim(node), _alignment(setting, node)
+    bounds: tuple[object, ...] = (setting.replicas, setting.dimension, setting.norm, claim.examples, claim.norm)
+    if alignment is not None:
+        bounds += (keccak(alignment.direction), str(alignment.least))
     return encode(("koinon/shares/norm", *place, *bounds))
 
 
@@ -209,7 +218,8 @@ def _verifier(setting: Setting, node: bytes, public: bytes) -> Verifier:
         raise InvalidProof(f"a public part of {len(public)} bytes instead of {public_bytes(setting)}")
     committed = _committed_bytes(setting)
     parts = (public[:committed], public[committed:])
-    return Verifier(_bound(setting), _context(setting, node), *parts, setting.alignment)
+    norm, alignment = setting.claim(node).norm, _alignment(setting, node)
+    return Verifier(_bound(setting), norm, _context(setting, node), *parts, alignment)
 
 
 @cache

@@ -203,9 +203,16 @@ class Federation(MembershipLaw):
             refuse("masks", f"0x{sender.hex()} announced no masks for round {round_.number}")
         if operation.parent_model != round_.parent_model:
             refuse("stale-model", "the update was trained from another model")
-        if not 0 < operation.examples <= self.state.members[sender].examples_max:
-            refuse("examples", f"a sample count lies in 1..{self.state.members[sender].examples_max}")
-        receipt = Receipt(task=operation.task, round=operation.round, node=sender, update=operation.update)
+        most = min(self.state.members[sender].examples_max, round_.examples_cap)
+        if not 0 < operation.examples <= most:
+            refuse("examples", f"a sample count lies in 1..{most}")
+        receipt = Receipt(
+            task=operation.task,
+            round=operation.round,
+            node=sender,
+            update=operation.update,
+            examples=operation.examples,
+        )
         self._require_quorum("receipts", receipt, operation.receipts)
         round_.submissions[sender] = Submission(
             update=operation.update,

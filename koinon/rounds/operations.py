@@ -14,7 +14,7 @@ from koinon.encoding import U32, U63, Address, Digest, Message, Name, Signature,
 from koinon.epochs import Seats
 from koinon.errors import OutOfRange
 from koinon.privacy.budget import NoisePlan, plan_noise
-from koinon.privacy.fixed_point import require_ring_fits
+from koinon.privacy.fixed_point import require_ring_fits, rounding_slack
 from koinon.privacy.validation.bounds import NORM_MAX
 from koinon.wire import Admission, Fault, MaskAnnouncement, MaskReveal, Revocation, RoundCertificate, SignedReceipt
 
@@ -45,10 +45,11 @@ class TaskSpec(Message, frozen=True):
     `initial_model` is the digest of a `koinon.learning.parameters.Parameters` blob; `dimension` its number of
     scalars. `clip` bounds each coordinate of an update (float32 units, in millionths), `bits` is the width of a
     quantised coordinate. Of an update in mode `shares` the L2 norm is proved to be at most `norm_bound` (millionths,
-    as `clip`; 0: see `norm`), unless `validate` is off; with `aligned` also that its inner product with the task's
-    last step g is at least that many millionths of the bound times ||g||. With a `noise_multiplier` (millionths; 0: no
-    noise) each node clips its update to an L2 norm of `l2_clip` (millionths, as `clip`) and adds noise, for privacy at
-    `delta` (millionths): see koinon.privacy.budget. With `commit` nodes publish Pedersen commitments.
+    as `clip`; 0: see `norm`) for a node of the largest sample count and less for others (`norm_for`), unless `validate`
+    is off; with `aligned` also that its inner product with the task's last step g is at least that many millionths of
+    the node's bound times ||g||. With a `noise_multiplier` (millionths; 0: no noise) each node clips its update to an
+    L2 norm of `l2_clip` (millionths, as `clip`) and adds noise, for privacy at `delta` (millionths): see
+    koinon.privacy.budget. With `commit` nodes publish Pedersen commitments.
     `cohort_min` is the least number of accepted updates with which a round may open its aggregate; `cohort_max` the
     most nodes invited. `strategy` names a file of koinon.learning; `config` is handed to it and to every node's `fit`
     as (key, value) text pairs. `reward` is paid in credits for each accepted update. `nonce` tells a second run of the
@@ -132,6 +133,13 @@ class TaskSpec(Message, frozen=True):
             most = isqrt((most - 1) ** 2 - BLINDING_NORM_SQUARED)
         return min(NORM_CLIPS * limit, reached, most)
 
+    def norm_for(self, examples: int, examples_cap: int) -> int:
+        """The proved bound of a node that claims `examples` of at most `examples_cap` samples, rounded up: `norm` in
+        proportion to the claim, but for what does not shrink with it (rounding, and noise where there is some)."""
+        plan = self.noise_plan
+        fixed = min(self.norm, rounding_slack(self.dimension) if plan is None else plan.unweighted)
+        return fixed - (fixed - self.norm) * examples // examples_cap
+
     @property
     def coordinates(self) -> int:
         """How many integers an update has: the model's and, with `commit`, those of the blinding."""
@@ -139,10 +147,12 @@ class TaskSpec(Message, frozen=True):
 
     @property
     def carried_norm(self) -> int:
-        """The proved bound on all of an update's integers; 0 when nothing is proved."""
-        if not self.norm or not self.commit:
-            return self.norm
-        return isqrt(self.norm**2 + BLINDING_NORM_SQUARED) + 1
+        """The largest proved bound on all of an update's integers; 0 when nothing is proved."""
+        return self.carried(self.norm)
+
+    def carried(self, norm: int) -> int:
+        """A bound on the model's integers, made one on all: with `commit`, the blinding's too."""
+        return isqrt(norm**2 + BLINDING_NORM_SQUARED) + 1 if norm and self.commit else norm
 
 
 class Enrol(Message, frozen=True):

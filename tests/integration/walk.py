@@ -36,6 +36,9 @@ from koinon.signing import Signer
 from koinon.wire import CertificateRequest, Piece, Role, RoundCertificate, SignedReceipt, Update
 from tests.integration.committee import Committee
 
+EXAMPLES = 1000
+"""What each node claims: all that it is admitted with."""
+
 
 @dataclass
 class Walk:
@@ -105,9 +108,17 @@ class Walk:
     async def protect(self, number: int, key: Signer, values: Values) -> tuple[Update, Protected]:
         """What a node makes of its trained values."""
         record = await self.record()
-        setting = round_setting(self.committee.federation, self.task, record.spec, record.rounds[number - 1])
+        round_ = record.rounds[number - 1]
+        setting = round_setting(self.committee.federation, self.task, record.spec, round_, {key.address: EXAMPLES})
         protected = mode(self.mode).protect(setting, key.address, values, secrets.token_bytes)
-        update = Update(task=self.task, round=number, node=key.address, mode=self.mode, public=protected.public)
+        update = Update(
+            task=self.task,
+            round=number,
+            node=key.address,
+            mode=self.mode,
+            examples=EXAMPLES,
+            public=protected.public,
+        )
         return update, protected
 
     def piece(self, update: Update, protected: Protected, index: int) -> Piece:
@@ -131,19 +142,26 @@ class Walk:
             await client.put_blob(encode(update))
             if to is None:
                 receipts = await client.collect(
-                    lambda index: client.deliver(index, self.piece(update, protected, index)),
+                    lambda index: client.deliver(index, self.piece(update, protected, index), update.examples),
                     enough=self.committee.federation.quorum,
                     what="sign a receipt",
                     patience_seconds=0.5,
                 )
             else:
-                receipts = {i: await client.deliver(i, self.piece(update, protected, i)) for i in to}
+                pieces = {i: self.piece(update, protected, i) for i in to}
+                receipts = {i: await client.deliver(i, piece, update.examples) for i, piece in pieces.items()}
         return tuple(SignedReceipt(replica=i, signature=receipts[i]) for i in sorted(receipts))
 
     async def submit(self, number: int, key: Signer, values: Values, *, to: Iterable[int] | None = None) -> None:
         """A node's whole part of a round (after training)."""
         update, protected = await self.protect(number, key, values)
         receipts = await self.deliver(key, update, protected, to=to)
+        await self.order(number, key, update, receipts)
+
+    async def order(
+        self, number: int, key: Signer, update: Update, receipts: tuple[SignedReceipt, ...], *, name: bytes = b""
+    ) -> None:
+        """Have the update ordered, under the digest of `name` if that is something else."""
         record = await self.record()
         async with self.committee.client(key) as client:
             await client.submit(
@@ -151,8 +169,8 @@ class Walk:
                     task=self.task,
                     round=number,
                     parent_model=record.rounds[number - 1].parent_model,
-                    update=keccak(encode(update)),
-                    examples=100,
+                    update=keccak(name or encode(update)),
+                    examples=update.examples,
                     loss=1,
                     receipts=receipts,
                 )

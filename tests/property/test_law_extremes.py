@@ -68,7 +68,7 @@ def test_evaluations_of_the_largest_loss_and_sample_count_leave_a_state_that_enc
 
 def submission(world: World, node: Signer, number: int, examples: int, loss: int, holders: list[int]) -> SubmitUpdate:
     update = bytes(32)
-    receipt = Receipt(task=world.task, round=number, node=node.address, update=update)
+    receipt = Receipt(task=world.task, round=number, node=node.address, update=update, examples=examples)
     signatures = world.signatures(receipt, tuple(one for one in holders if one < len(REPLICAS)))
     return SubmitUpdate(
         task=world.task, round=number, parent_model=world.record.model, update=update, examples=examples,

@@ -14,7 +14,7 @@ from koinon.privacy import Protected, Setting, Values
 from koinon.privacy.shares import Shares
 from koinon.privacy.validation import Alignment
 from koinon.privacy.validation.squares import four_squares
-from tests.unit.privacy.cheating import protect_anything
+from scripts._cheats import protect_anything
 from tests.unit.privacy.federation import TASK, Federation, node, seeded
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

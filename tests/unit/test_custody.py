@@ -20,7 +20,7 @@ TASK, NODE, OTHER = b"\x01" * 32, b"\x02" * 20, b"\x03" * 20
 
 
 def kept(number: int) -> Kept:
-    return Kept(update=bytes([number]) * 32, piece=b"piece" + bytes([number]))
+    return Kept(update=bytes([number]) * 32, examples=number, piece=b"piece" + bytes([number]))
 
 
 # --- pieces ------------------------------------------------------------------------------------------------------
@@ -43,10 +43,10 @@ def test_the_same_update_is_kept_again_and_another_one_of_the_node_is_not(tmp_pa
     with pytest.raises(Rejected) as caught:
         store.keep(TASK, 1, NODE, kept(2))
     assert caught.value.rule == "duplicate-update"
-    assert store.has(TASK, 1, NODE, kept(1).update)
-    assert not store.has(TASK, 1, OTHER, kept(1).update)
+    assert store.checked(TASK, 1, NODE, kept(1).update) == kept(1)
+    assert store.checked(TASK, 1, OTHER, kept(1).update) is None
     with pytest.raises(Rejected):
-        store.has(TASK, 1, NODE, kept(2).update)
+        store.checked(TASK, 1, NODE, kept(2).update)
     assert store.find(TASK, 1, NODE) == kept(1)
     store.keep(TASK, 1, OTHER, kept(2))
     store.keep(TASK, 2, NODE, kept(2))

@@ -11,11 +11,14 @@ from koinon.encoding import encode, keccak, to_hex
 from koinon.errors import KeyOutdated
 from koinon.learning.parameters import Parameters, from_arrays
 from koinon.opening import ClosedRound, committee_key, key_is_current, last_step, round_setting, signed_contributions
+from koinon.privacy.mode import Claim
 from koinon.privacy.paillier_key import PaillierKey
 from koinon.privacy.validation import Alignment
 from koinon.signing import seal
 from koinon.wire import Contribution
 from tests.unit.rounds.world import NODES, REGISTRAR, REPLICAS, World
+
+NODE, OTHER = (node.address for node in NODES[:2])
 
 
 def federation() -> FederationFile:
@@ -66,10 +69,12 @@ def test_the_least_inner_product_follows_from_the_bound_and_the_steps_length() -
     round_ = world.record.rounds[0]
     spec = msgspec.structs.replace(world.spec, dimension=2, norm_bound=1_000_000, aligned=-250_000)
     direction = np.array([3, 4], dtype="<i2").tobytes()
-    setting = round_setting(federation(), world.task, spec, round_, direction=direction)
+    setting = round_setting(federation(), world.task, spec, round_, {NODE: 100, OTHER: 50}, direction=direction)
     assert setting.alignment == Alignment(direction, -40_959)  # floor(-0.25 * 32767 * 5)
-    assert round_setting(federation(), world.task, spec, round_).alignment == Alignment(bytes(4), 0)
-    assert round_setting(federation(), world.task, world.spec, round_).alignment is None
+    assert setting.claim(NODE) == Claim(100, 32_767, -40_959)
+    assert setting.claim(OTHER) == Claim(50, 2 + 16_383, -20_482)  # 2 + ceil((32767 - 2) / 2)
+    assert round_setting(federation(), world.task, spec, round_, {}).alignment == Alignment(bytes(4), 0)
+    assert round_setting(federation(), world.task, world.spec, round_, {}).alignment is None
     assert not ClosedRound(federation(), world.task, spec, round_).wants_direction
     moved = msgspec.structs.replace(round_, previous=keccak(b"before"))
     assert ClosedRound(federation(), world.task, spec, moved).wants_direction

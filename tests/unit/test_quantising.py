@@ -22,15 +22,15 @@ SPEC = TaskSpec(
 NOISY = msgspec.structs.replace(SPEC, noise_multiplier=MILLION // 2, l2_clip=2 * MILLION)
 
 
-def quantise(spec: TaskSpec, delta: np.ndarray, weight: float = 1.0) -> np.ndarray:
+def quantise(spec: TaskSpec, delta: np.ndarray, examples: int = 100) -> np.ndarray:
     rng = np.random.default_rng(1)
-    return quantising.quantise(spec, delta, weight=weight, rng=rng, entropy=secrets.token_bytes)
+    return quantising.quantise(spec, delta, examples=examples, examples_cap=100, rng=rng, entropy=secrets.token_bytes)
 
 
 def test_without_noise_nothing_changes() -> None:
     delta = RNG.normal(0, 0.01, SPEC.dimension)
     plain = fixed_point.quantise(delta, clip=1.0, bits=16, weight=0.5, rng=np.random.default_rng(1), norm=SPEC.norm)
-    np.testing.assert_array_equal(quantise(SPEC, delta, 0.5), plain)
+    np.testing.assert_array_equal(quantise(SPEC, delta, 50), plain)
     back = quantising.mean(SPEC, plain, weight_sum=0.5)
     assert np.abs(back - delta).max() < 1e-3
 

@@ -55,15 +55,16 @@ class _Sent:
 
 
 class Verifier:
-    """Checks one proof; `context` binds it to its sender and place, `public` is all that was committed before it.
+    """Checks one proof of a norm of at most `norm`, which is no more than the bound's.
 
+    `context` binds it to its sender, place and claim; `public` is all that was committed before it.
     `public` starts with the masked vector. Raises InvalidProof, also when `proof` is malformed.
     """
 
     def __init__(
-        self, bound: Bound, context: bytes, public: bytes, proof: bytes, alignment: Alignment | None = None
+        self, bound: Bound, norm: int, context: bytes, public: bytes, proof: bytes, alignment: Alignment | None = None
     ) -> None:
-        self._bound, self._alignment = bound, alignment
+        self._bound, self._norm, self._alignment = bound, norm, alignment
         self._vector = public[: bound.vector_bytes]
         self._sent = _Sent.parse(bound, proof)
         self._query = _Query(bound, _first_hash(context, public, self._sent.coefficients), alignment)
@@ -73,7 +74,7 @@ class Verifier:
         """The published answers fit the norm, and the masked vector and the masks' numbers add up to them."""
         bound, answers, ends = self._bound, self._sent.answers, 2 * self._bound.columns
         left, right = answers[: bound.columns], answers[bound.columns : ends]
-        shown = [*answers, (dot(left, right) - bound.norm**2) % P]
+        shown = [*answers, (dot(left, right) - self._norm**2) % P]
         if self._alignment is not None:
             shown.append((dot(answers[ends : ends + SLACK], answers[ends + SLACK :]) + self._alignment.least) % P)
         vector = Planes.parse(bound, self._vector)

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from koinon.errors import OutOfRange
 
-from .bounds import Alignment, Bound
+from .bounds import Alignment
 
 
-def fill_up(bound: Bound, values: NDArray[np.int64], alignment: Alignment | None = None) -> NDArray[np.int64]:
-    """int64[coordinates]: `values` and four squares that give it the norm `bound.norm`; and where it is aligned, four
+def fill_up(norm: int, values: NDArray[np.int64], alignment: Alignment | None = None) -> NDArray[np.int64]:
+    """int64[coordinates]: `values` and four squares that give it the norm `norm`; and where it is aligned, four
     that say by how much. OutOfRange above the norm, or below the least inner product."""
-    norm = sqrt(np.square(values.astype(np.float64)).sum())  # the exact sum may not fit into int64
-    missing = bound.norm**2 - int(values @ values) if norm < bound.norm + 1 else -1
+    length = sqrt(np.square(values.astype(np.float64)).sum())  # the exact sum may not fit into int64
+    missing = norm**2 - int(values @ values) if length < norm + 1 else -1
     if missing < 0:
-        raise OutOfRange(f"an update of norm {norm:.0f} where {bound.norm} is allowed")
+        raise OutOfRange(f"an update of norm {length:.0f} where {norm} is allowed")
     filled = [*four_squares(missing)]
     if alignment is not None:
         direction = np.frombuffer(alignment.direction, dtype="<i2").astype(np.int64)

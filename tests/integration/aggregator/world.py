@@ -37,10 +37,12 @@ from koinon.rounds.rules import task_identity
 from koinon.rounds.state import Round, Task
 from koinon.signing import Signer
 from koinon.wire import Piece, SignedReceipt, Update
-from tests.unit.privacy.cheating import protect_anything
+from scripts._cheats import protect_anything
 
 ROOT = Path(__file__).resolve().parents[3]
 START_SECONDS_MAX = 60.0
+EXAMPLES = 10
+"""What each participant claims."""
 T = TypeVar("T")
 
 
@@ -170,11 +172,16 @@ class Participant:
         if state.spec.aligned is not None and round_.previous != ZERO_DIGEST:
             models = [from_blob(await client.get_blob(each)) for each in (round_.parent_model, round_.previous)]
             direction = last_step(*models)
-        setting = round_setting(self.world.federation, task, state.spec, round_, direction=direction)
+        setting = round_setting(
+            self.world.federation, task, state.spec, round_, {self.signer.address: EXAMPLES}, direction=direction
+        )
         values = np.random.default_rng().integers(-100, 100, size=state.spec.dimension, dtype=np.int64)
         protected = self.protect(setting, state.spec.mode, values)
         address = self.signer.address
-        update = Update(task=task, round=round_.number, node=address, mode=state.spec.mode, public=protected.public)
+        update = Update(
+            task=task, round=round_.number, node=address, mode=state.spec.mode, examples=EXAMPLES,
+            public=protected.public,
+        )  # fmt: skip
         digest = await client.put_blob(encode(update))
 
         async def deliver(index: int) -> bytes:
@@ -184,12 +191,13 @@ class Participant:
                 piece_context(task, round_.number, address, index),
             )
             piece = Piece(task=task, round=round_.number, node=address, replica=index, update=digest, sealed=box)
-            return await client.deliver(index, piece)
+            return await client.deliver(index, piece, EXAMPLES)
 
         receipts = await client.collect(deliver, enough=self.world.federation.quorum, what="keep the piece")
         await client.submit(
             SubmitUpdate(
-                task=task, round=round_.number, parent_model=round_.parent_model, update=digest, examples=10, loss=1,
+                task=task, round=round_.number, parent_model=round_.parent_model, update=digest,
+                examples=EXAMPLES, loss=1,
                 receipts=tuple(SignedReceipt(replica=i, signature=each) for i, each in sorted(receipts.items())),
             )
         )  # fmt: skip
@@ -233,8 +241,9 @@ class Opponent(Participant):
         step = np.frombuffer(setting.alignment.direction, dtype="<i2").astype(np.float64)
         if not step.any():
             return super().protect(setting, name, values)
-        against = np.rint(step * (-0.99 * setting.norm / np.linalg.norm(step))).astype(np.int64)
-        filled = np.append(against, four_squares(setting.norm**2 - int(against @ against)))
+        norm = setting.claim(self.signer.address).norm
+        against = np.rint(step * (-0.99 * norm / np.linalg.norm(step))).astype(np.int64)
+        filled = np.append(against, four_squares(norm**2 - int(against @ against)))
         return protect_anything(setting, self.signer.address, np.append(filled, [0] * 4), secrets.token_bytes)
 
 

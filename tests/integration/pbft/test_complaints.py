@@ -11,13 +11,13 @@ import msgspec
 import pytest
 
 from koinon.encoding import encode, from_hex, keccak
-from koinon.errors import KoinonError, Rejected
+from koinon.errors import BadPiece, KoinonError, Rejected
 from koinon.privacy import Protected, piece_context, seal_to
 from koinon.rounds.operations import ReportFault
 from koinon.signing import Signer
 from koinon.wire import Fault, Piece, SignedReceipt, Update
 from tests.integration.committee import Committee
-from tests.integration.walk import Walk
+from tests.integration.walk import EXAMPLES, Walk
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ async def hand_in(walk: Walk, key: Signer, piece: Piece) -> str:
     """The error's code, as the replica answers."""
     async with walk.committee.client(key) as client:
         try:
-            await client.deliver(piece.replica, piece)
+            await client.deliver(piece.replica, piece, EXAMPLES)
         except KoinonError as error:
             return error.message
     return ""
@@ -113,7 +113,7 @@ def test_an_update_that_was_made_for_another_place_is_a_fault_in_every_mode(comm
     async def scenario() -> None:
         walk, number = await started(committee, mode)
         cheat = walk.keys[0]
-        update = Update(task=walk.task, round=number + 1, node=cheat.address, mode=mode, public=b"")
+        update = Update(task=walk.task, round=number + 1, node=cheat.address, mode=mode, examples=EXAMPLES, public=b"")
         for content in (encode(update), b"no update at all"):
             async with committee.client(cheat) as client:
                 name = await client.put_blob(content)
@@ -121,6 +121,36 @@ def test_an_update_that_was_made_for_another_place_is_a_fault_in_every_mode(comm
             piece = Piece(**place, replica=1, update=name, sealed=bytes(64))  # type: ignore[arg-type]
             assert await hand_in(walk, cheat, piece)
         assert Fault(**place) in (await signed_faults(walk, number))[1]  # type: ignore[arg-type]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("examples", [1, EXAMPLES - 1])
+def test_a_claim_that_was_changed_after_the_proof_is_refused_by_all(committee: Committee, examples: int) -> None:
+    async def scenario() -> None:
+        walk, number = await started(committee)
+        cheat = walk.keys[0]
+        update, protected = await walk.protect(number, cheat, walk.values(1))
+        other = msgspec.structs.replace(update, examples=examples)
+        for index in range(4):
+            with pytest.raises(BadPiece, match="does not hold for the bound"):
+                await walk.deliver(cheat, other, protected, to=[index])
+        said = await signed_faults(walk, number)
+        assert all(said[index] for index in range(4))
+
+    asyncio.run(scenario())
+
+
+def test_receipts_for_one_claim_are_none_for_another(committee: Committee) -> None:
+    async def scenario() -> None:
+        walk, number = await started(committee)
+        node = walk.keys[0]
+        update, protected = await walk.protect(number, node, walk.values(1))
+        receipts = await walk.deliver(node, update, protected)
+        with pytest.raises(Rejected) as caught:
+            await walk.order(number, node, msgspec.structs.replace(update, examples=1), receipts, name=encode(update))
+        assert caught.value.rule == "receipts"
+        await walk.order(number, node, update, receipts)
 
     asyncio.run(scenario())
 
@@ -159,7 +189,7 @@ def test_what_somebody_else_hands_in_blames_nobody(committee: Committee) -> None
         assert await hand_in(walk, thief, other)
         async with committee.client(honest) as client:
             with pytest.raises(KoinonError, match="a piece for replica 2"):
-                await client.deliver(1, walk.piece(update, protected, 2))
+                await client.deliver(1, walk.piece(update, protected, 2), EXAMPLES)
         assert not any((await signed_faults(walk, number)).values())
         assert not await hand_in(walk, honest, walk.piece(update, protected, 2))
 

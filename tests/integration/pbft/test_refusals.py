@@ -31,7 +31,7 @@ from koinon.service import raise_refusal
 from koinon.signing import Signer, seal
 from koinon.wire import BlobUpload, CertificateRequest, PartRequest, Piece, Request, Role
 from tests.integration.committee import Committee
-from tests.integration.walk import Walk
+from tests.integration.walk import EXAMPLES, Walk
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +249,22 @@ def test_the_same_update_gets_its_receipt_again_and_a_second_one_gets_none(commi
         with pytest.raises(Rejected) as caught:
             await walk.deliver(key, second, pieces, to=[1])
         assert caught.value.rule == "duplicate-update"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("examples", [0, EXAMPLES + 1, 2**32 - 1])
+def test_a_claim_of_no_samples_or_too_many_gets_no_receipt_and_is_no_fault(
+    committee: Committee, walk: Walk, examples: int
+) -> None:
+    async def scenario() -> None:
+        key = walk.keys[3]
+        update, protected = await walk.protect(1, key, walk.values(5))
+        with pytest.raises(Rejected, match=f"lies in 1..{EXAMPLES}") as caught:
+            await walk.deliver(key, msgspec.structs.replace(update, examples=examples), protected, to=[2])
+        assert caught.value.rule == "examples"
+        async with committee.client() as client:
+            assert not await client.faults(2, walk.task, 1)
 
     asyncio.run(scenario())
 

@@ -128,7 +128,7 @@ def test_what_holds_secrets_shows_none_of_them_when_printed() -> None:
     secret = bytes(range(100, 132))
     mask = expand(Bound.of(20, 1000, 4), secret)
     holders = (
-        Kept(update=bytes(32), piece=secret),
+        Kept(update=bytes(32), examples=1, piece=secret),
         Held(bytes(20), b"public", secret),
         Protected(b"public", (secret,)),
         SealingKey(secret),

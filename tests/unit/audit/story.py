@@ -149,7 +149,7 @@ class Story:
             seed = f"{node.address.hex()} {closed.round.number} {next(stream)}".encode()
             return hashlib.shake_256(seed).digest(size)
 
-        return mode(self.mode_name).protect(closed.setting(), node.address, values, entropy)
+        return mode(self.mode_name).protect(closed.setting(claims={node.address: 40}), node.address, values, entropy)
 
     def submit(self, closed: ClosedRound, node: Signer, protected: Protected) -> None:
         update = self.put(
@@ -159,11 +159,12 @@ class Story:
                     round=closed.round.number,
                     node=node.address,
                     mode=self.mode_name,
+                    examples=40,
                     public=protected.public,
                 )
             )
         )
-        receipt = Receipt(task=self.task, round=closed.round.number, node=node.address, update=update)
+        receipt = Receipt(task=self.task, round=closed.round.number, node=node.address, update=update, examples=40)
         self.order(
             node,
             SubmitUpdate(

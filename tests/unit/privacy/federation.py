@@ -10,6 +10,7 @@ import numpy as np
 
 from koinon.encoding import keccak
 from koinon.privacy import Entropy, Held, Opened, Protected, Setting, Values, mode
+from koinon.privacy.mode import Claim
 from koinon.privacy.paillier_key import Dealt, deal, generate_primes
 
 TASK = keccak(b"a task")
@@ -66,6 +67,7 @@ class Federation:
     cohort: int = 16
     seed: str = "round"
     norm: int = 0
+    claims: dict[bytes, Claim] | None = None
     protected: dict[bytes, Protected] = field(init=False)
     digests: dict[int, dict[int, bytes]] = field(init=False)
     components: dict[bytes, bytes] = field(init=False)
@@ -84,6 +86,7 @@ class Federation:
             bits=self.bits,
             cohort=self.cohort,
             norm=self.norm,
+            claims=self.claims,
             public_key=public_key,
         )
         entropy = seeded(self.seed)

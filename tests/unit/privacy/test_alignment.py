@@ -13,7 +13,7 @@ from koinon.privacy.shares import Shares, public_bytes
 from koinon.privacy.validation import Alignment, Bound
 from koinon.privacy.validation.field import Plane, inner
 from koinon.privacy.validation.squares import four_squares
-from tests.unit.privacy.cheating import protect_anything
+from scripts._cheats import protect_anything
 from tests.unit.privacy.federation import TASK, node, random_updates, seeded
 
 SHARES = Shares()

@@ -20,7 +20,7 @@ from koinon.privacy.validation import Bound, mask_vector, prove, squares
 from koinon.privacy.validation.field import ELEMENT_BYTES, Contraction, P, Plane, element_bytes, elements
 from koinon.privacy.validation.masks import Planes, expand
 from koinon.privacy.validation.squares import fill_up, four_squares
-from tests.unit.privacy.cheating import protect_anything
+from scripts._cheats import forged_in_one_mask, protect_anything
 from tests.unit.privacy.federation import TASK, Federation, node, random_updates, seeded
 
 SHARES = Shares()
@@ -91,7 +91,7 @@ def test_an_update_above_the_bound_is_not_protected() -> None:
     with pytest.raises(OutOfRange, match="norm 6420 where 1000"):
         SHARES.protect(setting_of(), node(0), HUGE, seeded("b"))
     with pytest.raises(OutOfRange, match="where 1000"):
-        fill_up(Bound.of(2, NORM, 4), np.array([2**62, 2**62]))  # its square overflows int64
+        fill_up(NORM, np.array([2**62, 2**62]))  # its square overflows int64
 
 
 @pytest.mark.parametrize("top", [8, 9, 10])
@@ -196,7 +196,7 @@ def test_a_proof_is_bound_to_its_place(change: dict[str, object], monkeypatch: p
     honest = SHARES.protect(setting, node(0), X, seeded("h"))
     bound, context = shares_module._bound(setting), shares_module._context(replace(setting, **change), node(0))
     start = proof_start(setting)
-    verifier = shares_module.Verifier(bound, context, honest.public[:start], honest.public[start:])
+    verifier = shares_module.Verifier(bound, NORM, context, honest.public[:start], honest.public[start:])
     with pytest.raises(InvalidProof):
         verifier.require_public()
 
@@ -209,7 +209,7 @@ def test_a_proof_of_another_node_is_refused() -> None:
     start = proof_start(setting)
     context = shares_module._context(setting, node(1))
     verifier = shares_module.Verifier(
-        shares_module._bound(setting), context, honest.public[:start], honest.public[start:]
+        shares_module._bound(setting), NORM, context, honest.public[:start], honest.public[start:]
     )
     with pytest.raises(InvalidProof):
         verifier.require_public()
@@ -226,7 +226,7 @@ def test_nobody_finds_a_proof_of_a_false_bound_by_trying() -> None:
         vector = mask_vector(bound, filled, seeds)
         proof = prove(bound, context, vector, filled, seeds)
         try:
-            shares_module.Verifier(bound, context, vector, proof).require_public()
+            shares_module.Verifier(bound, NORM, context, vector, proof).require_public()
             passed += 1
         except InvalidProof:
             pass
@@ -236,31 +236,14 @@ def test_nobody_finds_a_proof_of_a_false_bound_by_trying() -> None:
 # --- replicas that lie -----------------------------------------------------------------------------------------
 
 
-def forged_in_one_mask(setting: Setting, number: int) -> Protected:
-    """The strongest cheat: the published number of one mask is chosen so that all public equations hold."""
-    protected = cheat_with(setting, np.append(HUGE, [0, 0, 0, 0]))
-    bound, start = shares_module._bound(setting), proof_start(setting)
-    verifier = shares_module._verifier(setting, node(0), protected.public)
-    parts = start + ELEMENT_BYTES * (bound.coefficients + bound.answers)
-    values = elements(protected.public[parts:])
-    # the public equation is linear in the number: solve it from the error that it leaves
-    answers, query, kappas = verifier._sent.answers, verifier._query, verifier._kappas
-    left, right = answers[: bound.columns], answers[bound.columns :]
-    gap = sum(a * b for a, b in zip(left, right, strict=True)) - bound.norm**2
-    vector, sent = Planes.parse(bound, protected.public), verifier._sent
-    known = query.of_planes(vector, sent.coefficients, offset=bound.norm - 2 ** (8 * bound.width))
-    error = sum(k * (a - b) for k, a, b in zip(kappas, [*answers, gap], known, strict=True)) - sum(values)
-    values[number] = (values[number] + error) % P
-    return replace(protected, public=protected.public[:parts] + element_bytes(values))
-
-
 @pytest.mark.parametrize("replicas", [4, 7])
 def test_a_cheat_never_gets_the_receipts_that_it_needs_whoever_lies(replicas: int) -> None:
     """Hidden from one f-subset it is seen by all others: with any f liars there are at most 2f receipts."""
     setting = setting_of(replicas)
     quorum = replicas - setting.faulty
+    cheat = cheat_with(setting, np.append(HUGE, [0, 0, 0, 0]))
     for number, blind in enumerate(subsets(setting)):
-        protected = forged_in_one_mask(setting, number)
+        protected = forged_in_one_mask(setting, node(0), cheat, number)
         believers = acceptors(setting, protected)
         assert believers == set(blind)
         for liars in combinations(range(replicas), setting.faulty):

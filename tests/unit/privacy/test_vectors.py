@@ -13,7 +13,8 @@ import pytest
 
 from koinon.encoding import keccak
 from koinon.privacy import mode
-from tests.unit.privacy.federation import COMMITTEE_MODES, Federation, random_updates
+from koinon.privacy.mode import Claim
+from tests.unit.privacy.federation import COMMITTEE_MODES, Federation, node, random_updates
 
 PATH = Path(__file__).parents[2] / "vectors" / "privacy.json"
 pytestmark = pytest.mark.filterwarnings("ignore:a Paillier key of 2048 bits")
@@ -26,7 +27,8 @@ def vector(case: str) -> dict[str, object]:
     """Everything that one round of a mode puts on a wire or disk, by digest."""
     name, _, kind = case.partition(", ")
     norm, replicas = 2**20 if kind == "validated" else 0, 13 if kind == "large" else 4
-    federation = Federation(name, random_updates(3, 111), seed="vector", norm=norm, replicas=replicas)
+    claims = {node(i): Claim(examples=500 - 100 * i, norm=norm - 1000 * i) for i in range(3)} if norm else None
+    federation = Federation(name, random_updates(3, 111), seed="vector", norm=norm, replicas=replicas, claims=claims)
     opened = federation.open()
     return {
         "public_key": keccak(federation.setting.public_key).hex(),

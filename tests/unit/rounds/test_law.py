@@ -15,6 +15,7 @@ from koinon.rounds.operations import (
     CloseRound,
     CompleteRound,
     CreateTask,
+    Enrol,
     OpenRound,
     Revoke,
     StopTask,
@@ -150,6 +151,24 @@ def test_sample_counts_are_bounded_by_the_admission() -> None:
     world.open()
     for examples in (0, 101):
         refused("examples", lambda e=examples: world.do(NODES[0], world.update(NODES[0], examples=e)), world)
+
+
+def test_a_sample_count_above_the_rounds_cap_is_refused_even_of_a_node_that_was_admitted_with_more_since() -> None:
+    world = World()
+    world.open()
+    larger = msgspec.structs.replace(world.admission(NODES[0], Role.NODE, serial=2).admission, examples_max=5000)
+    world.do(NODES[0], Enrol(admission=larger, signature=REGISTRAR.sign(world.law.domain, larger)))
+    refused("examples", lambda: world.do(NODES[0], world.update(NODES[0], examples=101)), world)
+    world.do(NODES[0], world.update(NODES[0], examples=100))
+
+
+def test_receipts_for_another_sample_count_are_none() -> None:
+    world = World()
+    world.open()
+    for examples in (1, 39, 41, 100):
+        bad = msgspec.structs.replace(world.update(NODES[0]), examples=examples)
+        refused("receipts", lambda b=bad: world.do(NODES[0], b), world)
+    world.do(NODES[0], world.update(NODES[0]))
 
 
 def test_an_update_needs_2f_plus_1_receipts_for_itself() -> None:

@@ -83,7 +83,7 @@ class World:
 
     def update(self, node: Signer, number: int = 1, *, examples: int = 40, content: bytes = b"") -> SubmitUpdate:
         update = keccak(node.address + content)
-        receipt = Receipt(task=self.task, round=number, node=node.address, update=update)
+        receipt = Receipt(task=self.task, round=number, node=node.address, update=update, examples=examples)
         return SubmitUpdate(
             task=self.task, round=number, parent_model=self.record.model, update=update, examples=examples,
             loss=0, receipts=self.signatures(receipt),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,10 +18,10 @@ from koinon.blobs import require_digest
 from koinon.committees import Committees
 from koinon.config import FederationFile
 from koinon.encoding import decode, encode, keccak
-from koinon.errors import KoinonError, Malformed, RemoteError, Replayed, Unavailable
+from koinon.errors import BlobMismatch, KoinonError, Malformed, RemoteError, Replayed, Unavailable
 from koinon.evidence import EVIDENCE_BYTES_MAX
-from koinon.rounds.operations import Operation, Outcome
-from koinon.rounds.rules import decode_outcome
+from koinon.rounds.operations import CreateTask, Operation, Outcome
+from koinon.rounds.rules import decode_outcome, task_identity
 from koinon.rounds.state import MaskBoard, Member, Task
 from koinon.service import BODY_BYTES_MAX
 from koinon.signing import Signed, Signer, authenticate, seal
@@ -46,6 +46,7 @@ REPLAY_RETRIES_MAX = 5
 SUBMIT_ATTEMPTS_MAX = 5
 """With the pauses between them, time enough for a handover to the next committee."""
 UPLOAD_HEADER = "Koinon-Upload"
+T = TypeVar("T")
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -120,22 +121,27 @@ class CommitteeClient(Asker):
     async def watch_task(self, task: bytes, *, after: int, wait_ms: int = 10_000, rounds: int = 2) -> Task:
         """As `task`, but waits up to `wait_ms` for a version above `after`."""
         path = f"/v1/tasks/{task.hex()}?after={after}&wait_ms={wait_ms}&rounds={rounds}"
-        return msgspec.msgpack.decode(await self._ask(path), type=Task)
+        found = _agreed_record(await self._ask(path), Task)
+        _require_named(task, found)
+        return found
 
     async def tasks(self) -> dict[bytes, Task]:
         """All tasks by identity, each with its last round only."""
-        return msgspec.msgpack.decode(await self._ask("/v1/tasks"), type=dict[bytes, Task])
+        found = _agreed_record(await self._ask("/v1/tasks"), dict[bytes, Task])
+        for identity, task in found.items():
+            _require_named(identity, task)
+        return found
 
     async def masks(self, task: bytes) -> MaskBoard:
         """What the nodes of the task's open round of mode `masked` announced and revealed; Missing without one."""
-        return msgspec.msgpack.decode(await self._ask(f"/v1/masks/{task.hex()}"), type=MaskBoard)
+        return _agreed_record(await self._ask(f"/v1/masks/{task.hex()}"), MaskBoard)
 
     async def members(self) -> dict[bytes, Member]:
-        return msgspec.msgpack.decode(await self._ask("/v1/members"), type=dict[bytes, Member])
+        return _agreed_record(await self._ask("/v1/members"), dict[bytes, Member])
 
     async def refusals(self) -> dict[str, int]:
         """How often the law refused an operation, by rule."""
-        return msgspec.msgpack.decode(await self._ask("/v1/refusals"), type=dict[str, int])
+        return _agreed_record(await self._ask("/v1/refusals"), dict[str, int])
 
     async def status(self, index: int) -> dict[str, Any]:
         """What replica `index` says of itself (`Standing` and more): for operators, not for trust; Malformed."""
@@ -273,3 +279,17 @@ class CommitteeClient(Asker):
         if self.signer is None:
             raise RuntimeError("this client was opened for reading only")
         return self.signer
+
+
+def _agreed_record(raw: bytes, kind: type[T]) -> T:
+    """A part of the law's state as f+1 replicas gave it; Malformed when it is none."""
+    try:
+        return msgspec.msgpack.decode(raw, type=kind)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Malformed(f"f+1 replicas agree on bytes that cannot be read: {error}") from None
+
+
+def _require_named(identity: bytes, task: Task) -> None:
+    """A task's name is the digest of what was asked for: its mode and bounds are nobody's word."""
+    if task_identity(task.submitter, CreateTask(spec=task.spec)) != identity:
+        raise BlobMismatch(f"f+1 replicas show another task under the name 0x{identity.hex()}")

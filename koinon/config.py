@@ -160,7 +160,8 @@ class Tls(Setting, frozen=True):
 class NodeSettings(Setting, frozen=True):
     """`apps` maps a task's app name to the user's module: "path/to/file.py:client_fn" or "package.module:client_fn".
 
-    `partition` of `partitions` and `data_dir` are handed to the app as Flower's node_config.
+    `partition` of `partitions` and `data_dir` are handed to the app as Flower's node_config. Of tasks, the node follows
+    those in one of `modes` (all, when there are none) that open no sum of fewer than `cohort_min` updates.
     """
 
     apps: dict[str, str] = msgspec.field(default_factory=dict)
@@ -168,6 +169,8 @@ class NodeSettings(Setting, frozen=True):
     partitions: int = 1
     data_dir: str = ""
     threads: int = 1
+    modes: tuple[str, ...] = ()
+    cohort_min: int = 3
 
 
 class PartyConfig(Setting, frozen=True):

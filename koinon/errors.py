@@ -31,7 +31,8 @@
     │   ├── BadPiece           a piece that contradicts its commitment; names the client
     │   │   └── InvalidProof   an update whose norm is not proved to be within the task's bound; names the client
     │   ├── CannotOpen         too few agreeing contributions; names the dissenters
-    │   └── KeyOutdated        the committee changed since its Paillier key was dealt
+    │   ├── KeyOutdated        the committee changed since its Paillier key was dealt
+    │   └── Unproven           what the committee says of others, who did not sign it; names them
     ├── TrainingError          the user's model code failed or answered with the wrong shape
     ├── AuditFailure           the first lie that the audit found
     ├── StorageDamaged         a file of ours is not what was written to it
@@ -198,6 +199,10 @@ class CannotOpen(PrivacyError):
 
 class KeyOutdated(PrivacyError):
     code = "key-outdated"
+
+
+class Unproven(PrivacyError):
+    code = "unproven"
 
 
 class TrainingError(KoinonError):

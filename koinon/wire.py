@@ -7,15 +7,17 @@ epoch, digests are Keccak-256.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from enum import IntEnum, IntFlag
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from .encoding import U8, U32, U63, Address, Digest, Message, PublicKey, Signature, Text, encode, keccak
+from .encoding import U8, U32, U63, Address, Digest, Message, PublicKey, Signature, Text, digest, encode, keccak
 from .signing import Signed, Typed
 
 __all__ = [
+    "AcceptedSet",
     "Admission",
     "Batch",
     "BlobUpload",
@@ -28,6 +30,7 @@ __all__ = [
     "Equivocation",
     "Fault",
     "MaskAnnouncement",
+    "MaskNotice",
     "MaskReveal",
     "Opening",
     "PartRequest",
@@ -46,6 +49,8 @@ __all__ = [
     "SignedReceipt",
     "Update",
     "Vote",
+    "announced_digest",
+    "invited_digest",
     "seed_commitment",
     "share_digest",
 ]  # fmt: skip
@@ -243,6 +248,44 @@ class MaskReveal(Message, frozen=True):
     """A node's shares of the announcers' secrets, by ascending announcer; b"" where the dealer cheated."""
 
     shares: tuple[Annotated[bytes, Meta(max_length=32)], ...]
+
+
+class MaskNotice(Message, frozen=True):
+    """What a node signs of its masks, so that other nodes believe them on nobody else's word.
+
+    `cohort` is the `invited_digest` of the admissions whose keys the shares were sealed to; `announcement` a digest.
+    """
+
+    task: Digest
+    round: U32
+    epoch: U32
+    cohort: Digest
+    announcement: Digest
+
+
+class AcceptedSet(Message, frozen=True):
+    """What an accepted node signs before it reveals shares: for which updates, and under which announcements.
+
+    `announced` is an `announced_digest`; `updates_root` the round's Merkle root, as in its certificate.
+    """
+
+    task: Digest
+    round: U32
+    epoch: U32
+    announced: Digest
+    updates_root: Digest
+
+
+def invited_digest(invited: Iterable[Admission]) -> bytes:
+    """Names a cohort with its keys; `invited` by ascending member."""
+    return keccak(encode(("koinon/masked/invited", tuple(invited))))
+
+
+def announced_digest(cohort: bytes, announced: Mapping[bytes, MaskAnnouncement]) -> bytes:
+    """Names the announcements (by node) of a round whose cohort has this `invited_digest`."""
+    return keccak(
+        encode(("koinon/masked/announced", cohort, [(node, digest(announced[node])) for node in sorted(announced)]))
+    )
 
 
 def seed_commitment(task: bytes, round_: int, node: bytes, seed: bytes) -> bytes:

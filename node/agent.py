@@ -21,10 +21,12 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from koinon.client import CommitteeClient
-from koinon.config import write_atomically
+from koinon.config import NodeSettings, write_atomically
 from koinon.errors import ConfigError, KoinonError, LedgerError, RemoteError, TrainingError, Unavailable
 from koinon.ledger import Ledger
 from koinon.observe import configure_logging, refused
+from koinon.privacy import MODES
+from koinon.rounds.operations import TaskSpec
 from koinon.rounds.state import Member
 from koinon.service import application, listen
 from koinon.wire import Role
@@ -62,7 +64,7 @@ class Agent:
         self._member: Member | None = None
         self._member_seen = 0.0
         self._followers: dict[bytes, asyncio.Task[None]] = {}
-        self._refused_apps: set[bytes] = set()
+        self._refused_tasks: set[bytes] = set()
         self._over: set[bytes] = set()
         self._stop = asyncio.Event()
 
@@ -124,7 +126,7 @@ class Agent:
 
     async def _work(self, committee: CommitteeClient) -> None:
         submissions = Submissions(self._home.data / "submissions")
-        masking = Masking(committee, self._home.data / "masks", self._home.signer)
+        masking = Masking(committee, self._connect, self._home.data / "masks", self._home.signer)
         participation = Participation(committee, self._connect, submissions, masking, self._node)
         await self._preload(participation)
         pause = BACKOFF_FIRST_SECONDS
@@ -231,26 +233,36 @@ class Agent:
             )
             if identity in self._followers or identity in self._over or not (task.status == "active" or unmeasured):
                 continue
-            if not self._offers(identity, task.spec.app):
+            if not self._offers(identity, task.spec):
                 continue
             follower = Follower(self._home, self, committee, participation, submissions, identity, self._examples_max)
             self._followers[identity] = asyncio.create_task(follower.run())
             log.info("following", extra={"task": identity.hex(), "title": task.spec.name})
         self.fire(Event.INVITED if self._followers else Event.RELEASED)
 
-    def _offers(self, identity: bytes, app: str) -> bool:
-        """Only apps of this node's own configuration are ever run."""
-        if app in self._home.config.node.apps:
-            return True
-        if identity not in self._refused_apps:
-            self._refused_apps.add(identity)
-            error = ConfigError(f"a task asks for the app {app!r}, which this node does not offer")
+    def _offers(self, identity: bytes, spec: TaskSpec) -> bool:
+        """Only apps, privacy modes and cohorts of this node's own configuration are ever served."""
+        why = unwelcome(self._home.config.node, spec)
+        if why and identity not in self._refused_tasks:
+            self._refused_tasks.add(identity)
+            error = ConfigError(why)
             refused("node", error)
             log.warning("task refused", extra={"task": identity.hex(), "reason": error.message})
-        return False
+        return not why
 
     def _examples_max(self) -> int:
         return self._member.examples_max if self._member else 1
+
+
+def unwelcome(settings: NodeSettings, spec: TaskSpec) -> str:
+    """Why a node with these settings does not serve the task; "" when it does."""
+    if spec.app not in settings.apps:
+        return f"a task asks for the app {spec.app!r}, which this node does not offer"
+    if settings.modes and spec.mode not in settings.modes:
+        return f"a task asks for the mode {spec.mode!r}; this node's config.toml allows {', '.join(settings.modes)}"
+    if spec.cohort_min < settings.cohort_min:
+        return f"a task opens sums of {spec.cohort_min} updates; this node's cohort_min is {settings.cohort_min}"
+    return ""
 
 
 async def _soon(answer: Coroutine[Any, Any, T]) -> T:
@@ -265,6 +277,10 @@ async def _soon(answer: Coroutine[Any, Any, T]) -> T:
 def run_agent(home: Home) -> None:
     """Run the agent of `home` until it is told to stop. ConfigError for a home that is no node's."""
     home.require_node()
+    if unknown := set(home.config.node.modes) - set(MODES):
+        raise ConfigError(
+            f"[node] modes: no such mode: {', '.join(sorted(unknown))}", hint=f"known: {', '.join(MODES)}"
+        )
     configure_logging(home.config.log_level)
     threads = str(max(1, home.config.node.threads))
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

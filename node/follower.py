@@ -30,6 +30,7 @@ from koinon.errors import (
 )
 from koinon.learning.parameters import from_blob
 from koinon.observe import refused
+from koinon.privacy.masking import threshold
 from koinon.rounds.masks import MODE as MASKED
 from koinon.rounds.operations import ReportEvaluation
 from koinon.rounds.state import Round, Task
@@ -93,8 +94,7 @@ class Follower:
             self._version = task.version
             current = task.current()
             if current is not None:
-                self._submissions.discard_before(self.identity, current.number)
-                self._participation.masking.discard_before(self.identity, current.number)
+                self._discard_before(task, current.number)
             if task.status == "active" and current is not None and await self._mask(task, current):
                 self._version = -1
                 continue
@@ -106,30 +106,53 @@ class Follower:
             for round_ in waiting:
                 await self._measure(task, round_)
             if task.status != "active" and not waiting:
-                self._submissions.discard_before(self.identity, 2**32)
-                self._participation.masking.discard_before(self.identity, 2**32)
+                self._discard_before(task, 2**32)
                 return
             if waiting:
                 self._version = -1
                 if any(self._is_mine_to_measure(round_) for round_ in waiting):
                     await asyncio.sleep(PAUSE_SECONDS)
 
+    def _discard_before(self, task: Task, number: int) -> None:
+        self._submissions.discard_before(self.identity, number)
+        if task.spec.mode == MASKED:
+            self._participation.masking.discard_before(self.identity, number)
+
     async def _mask(self, task: Task, round_: Round) -> bool:
-        """In mode `masked`, announce before the round and reveal after it; whether there was something to do."""
-        announcing = round_.phase == "announcing" and self._node in round_.cohort and self._node not in round_.announced
-        revealing = round_.phase == "closed" and self._node in round_.submissions and self._node not in round_.revealed
-        step = (round_.number, round_.phase)
-        if task.spec.mode != MASKED or not (announcing or revealing) or step in self._masked:
+        """In mode `masked`: announce before the round, confirm and reveal after it; whether there was something to do.
+
+        What is not proved to this node costs it the round, loudly.
+        """
+        step = (round_.number, self._next_of_masks(round_)) if task.spec.mode == MASKED else (0, "")
+        if not step[1] or step in self._masked or round_.number in self._given_up:
             return False
-        work = self._participation.masking.announce if announcing else self._participation.masking.reveal
+        masking = self._participation.masking
+        about = {"task": self.identity.hex(), "round": round_.number, "step": step[1]}
         try:
-            await work(self.identity, round_)
-        except (PrivacyError, Rejected) as error:  # the round may have gone on meanwhile
+            match step[1]:
+                case "announce":
+                    await masking.announce(self.identity, task.spec, round_)
+                case "confirm":
+                    await masking.confirm(self.identity, task.spec, round_)
+                case "reveal":
+                    await masking.reveal(self.identity, round_)
+        except PrivacyError as error:
+            self._give_up(round_.number, error, about)
+        except Rejected as error:  # the round may have gone on meanwhile
             refused("node", error)
-            about = {"task": self.identity.hex(), "round": round_.number, "phase": round_.phase}
             log.warning("masks not taken", extra={**about, "code": error.code, "reason": error.message})
         self._masked.add(step)
         return True
+
+    def _next_of_masks(self, round_: Round) -> str:
+        """What this round waits for from this node: announce, confirm or reveal; "" when nothing."""
+        if round_.phase == "announcing" and self._node in round_.cohort and self._node not in round_.announced:
+            return "announce"
+        if round_.phase != "closed" or self._node not in round_.submissions or self._node in round_.revealed:
+            return ""
+        if self._node not in round_.confirmed:
+            return "confirm"
+        return "reveal" if len(round_.confirmed) >= threshold(len(round_.cohort)) else ""
 
     def _is_open_to_me(self, round_: Round) -> bool:
         return (

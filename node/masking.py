@@ -1,104 +1,260 @@
-"""This node's part in mode `masked` besides its update: announcing masks before a round, revealing shares after it.
+"""This node's part in mode `masked` besides its update: it announces masks before a round, and after it confirms the
+accepted set and reveals shares. What it believes on the way is what others signed (koinon.rounds.vouching), and what
+the chain knows of their admissions.
 
-The secrets of a round are on disk before they are announced, mode 0600, so that a crash is followed by the same
-announcement. They mask one vector: they are erased once an update that they mask is on disk, so that no second one can
-be made, from which the first would be subtracted. A reveal is on disk before it is sent, and no other one is ever sent
-for its round: whoever got this node's shares for two accepted sets would hold both kinds of one dealer's.
+A node promises at most one of each for a round, whatever it is told later, and each is on disk (mode 0600) before it is
+sent: one announcement, for one cohort; one vector, masked with one set of announcements; one accepted set; one reveal.
+Whoever got two reveals of a node could hold shares of both secrets of one dealer. The round's own secrets are erased
+once the update that they mask is on disk. When the task has moved on, a floor stays: nothing is done for rounds below.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from koinon.client import CommitteeClient
 from koinon.config import write_atomically
-from koinon.encoding import decode, encode
-from koinon.errors import PrivacyError
+from koinon.encoding import U63, Address, Digest, Message, PublicKey, Signature, decode, encode, from_hex
+from koinon.errors import Malformed, PrivacyError, Unproven
 from koinon.privacy.masking import Masks, MaskSecrets, announce, reveal
 from koinon.privacy.sealing import SealingKey
-from koinon.rounds.operations import AnnounceMasks, RevealShares
-from koinon.rounds.state import MaskBoard, Round
+from koinon.rounds.operations import AnnounceMasks, ConfirmSet, RevealShares, TaskSpec
+from koinon.rounds.state import MaskBoard, Member, Round
+from koinon.rounds.vouching import (
+    MISTRUST,
+    accepted_set,
+    mask_notice,
+    require_acceptable,
+    require_announced,
+    require_confirmed,
+    require_invited,
+)
 from koinon.signing import Signer
 from koinon.threads import in_thread
-from koinon.wire import MaskAnnouncement, MaskReveal
+from koinon.wire import AcceptedSet, Admission, MaskAnnouncement, MaskReveal, announced_digest, invited_digest
 
-_Revealed = tuple[tuple[bytes, ...], tuple[bytes, ...], MaskReveal]
-"""Accepted nodes, announcers, and what was revealed for them."""
+if TYPE_CHECKING:
+    from koinon.ledger import Ledger
+
+RECORD_BYTES_MAX = 32 << 20
+"""256 announcements of 46 KB, and room."""
+
+
+class MaskRecord(Message, frozen=True):
+    """What this node promised in one round; fields are filled one after the other and never change.
+
+    `invited` are those to whom the announcement's shares were sealed, `cohort` is their `invited_digest`; `announced`
+    are the announcements that its vector was masked with; `accepted` is the set that it confirmed.
+    """
+
+    sealing_key: PublicKey
+    invited: tuple[Address, ...]
+    cohort: Digest
+    announcement: MaskAnnouncement
+    signature: Signature
+    secrets: MaskSecrets | None
+    announced: tuple[tuple[Address, MaskAnnouncement], ...] = ()
+    accepted: AcceptedSet | None = None
+    reveal: MaskReveal | None = None
 
 
 class Masking:
-    """The folder `data/masks`, and the two operations."""
+    """The folder `data/masks`, and the three operations. `connect` gives the chain (it blocks; LedgerError).
 
-    def __init__(self, committee: CommitteeClient, root: Path, signer: Signer) -> None:
+    All raise PrivacyError when this node's own record forbids what is asked of it, and its kind Unproven when others
+    did not sign what the committee says of them.
+    """
+
+    def __init__(self, committee: CommitteeClient, connect: Callable[[], Ledger], root: Path, signer: Signer) -> None:
         self._committee = committee
+        self._connect = connect
         self._root = root
         self._signer = signer
+        self._floors: dict[bytes, int] = {}
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    async def announce(self, task: bytes, round_: Round) -> None:
+    # --- announce --------------------------------------------------------------------------------------------
+
+    async def announce(self, task: bytes, spec: TaskSpec, round_: Round) -> None:
         """Announce this round's masks; the same ones when it is asked for again."""
         members = await self._committee.members()
-        cohort = {node: members[node].sealing_key for node in round_.cohort if node in members}
+        record = await in_thread(lambda: self._announcement(task, spec, round_, members))
+        await self._committee.submit(
+            AnnounceMasks(task=task, round=round_.number, announcement=record.announcement, signature=record.signature)
+        )
 
-        def make() -> MaskAnnouncement:
-            path = self._path(task, round_.number)
-            if not path.exists():
-                made = announce(task, round_.number, self._signer.address, cohort, secrets.token_bytes)
-                write_atomically(path, encode(made), mode=0o600)
-            return self._load(task, round_.number)[1]
+    def _announcement(self, task: bytes, spec: TaskSpec, round_: Round, members: dict[bytes, Member]) -> MaskRecord:
+        federation, node = self._committee.federation, self._signer.address
+        registrar = from_hex(federation.registrar)
+        invited = require_invited(federation.domain, registrar, spec, round_, members, node)
+        cohort = invited_digest(invited)
+        if (record := self._find(task, round_.number)) is not None:
+            if record.cohort != cohort:
+                raise Unproven(f"this node announced masks for round {round_.number} to another cohort", hint=MISTRUST)
+            return record
+        self._require_current(invited)
+        keys = {each.member: each.sealing_key for each in invited}
+        SealingKey.find(self._signer.secret, keys[node], federation.epoch)
+        made, said = announce(task, round_.number, node, keys, secrets.token_bytes)
+        signature = self._signer.sign(federation.domain, mask_notice(task, round_, cohort, said))
+        record = MaskRecord(
+            sealing_key=keys[node],
+            invited=round_.cohort,
+            cohort=cohort,
+            announcement=said,
+            signature=signature,
+            secrets=made,
+        )
+        self._keep(task, round_.number, record)
+        return record
 
-        said = await in_thread(make)
-        await self._committee.submit(AnnounceMasks(task=task, round=round_.number, announcement=said))
+    def _require_current(self, invited: tuple[Admission, ...]) -> None:
+        """Unproven when the chain knows a later word of the registrar about one of the cohort."""
+        ledger = self._connect()
+        for admission in invited:
+            serial = ledger.member(admission.member).serial
+            if serial > admission.serial:
+                raise Unproven(
+                    f"the admission of node 0x{admission.member.hex()} (serial {admission.serial}) is out of date: "
+                    f"the chain has serial {serial}",
+                    hint="it was admitted again, or revoked, and the committee has not heard of it",
+                )
 
-    async def board(self, task: bytes) -> MaskBoard:
-        return await self._committee.masks(task)
+    # --- mask ------------------------------------------------------------------------------------------------
+
+    async def board(self, task: bytes, round_: Round) -> MaskBoard:
+        """The announcements that this node masks its vector with: each signed by its node, and the same ones ever."""
+        shown = await self._committee.masks(task)
+
+        def check() -> MaskBoard:
+            record = self._promised(task, round_)
+            domain = self._committee.federation.domain
+            found = require_announced(domain, task, round_, record.cohort, shown)
+            if found.get(self._signer.address) != record.announcement:
+                raise Unproven(f"the committee shows not what this node announced for round {round_.number}")
+            announced = tuple(found.items())
+            if not record.announced:
+                record = msgspec.structs.replace(record, announced=announced)
+                self._keep(task, round_.number, record)
+            if record.announced != announced:
+                raise Unproven(f"the announcements for round {round_.number} changed", hint=MISTRUST)
+            return MaskBoard(cohort=record.cohort, announced=found, signatures=shown.signatures)
+
+        return await in_thread(check)
 
     def secrets(self, task: bytes, number: int) -> bytes:
         """This round's secrets, encoded; PrivacyError when they are gone."""
-        return encode(self._load(task, number)[0])
+        kept = self._load(task, number).secrets
+        if kept is None:
+            raise PrivacyError(f"the mask secrets of round {number} are gone: they masked one update")
+        return encode(kept)
 
     def spend(self, task: bytes, number: int) -> None:
         """Erase this round's secrets: the update that they mask is on disk."""
-        self._path(task, number).unlink(missing_ok=True)
+        record = self._find(task, number)
+        if record is not None and record.secrets is not None:
+            self._keep(task, number, msgspec.structs.replace(record, secrets=None))
+
+    # --- confirm and reveal ----------------------------------------------------------------------------------
+
+    async def confirm(self, task: bytes, spec: TaskSpec, round_: Round) -> None:
+        """Sign the accepted set of a closed round; no other one afterwards."""
+
+        def sign() -> bytes:
+            record = self._promised(task, round_)
+            announced = dict(record.announced)
+            if record.secrets is not None or not announced:
+                raise PrivacyError(f"this node masked no update in round {round_.number}")
+            require_acceptable(spec, round_, announced)
+            said = accepted_set(task, round_, announced_digest(record.cohort, announced))
+            if record.accepted is None:
+                record = msgspec.structs.replace(record, accepted=said)
+                self._keep(task, round_.number, record)
+            self._require_same(record, said)
+            return self._signer.sign(self._committee.federation.domain, said)
+
+        signature = await in_thread(sign)
+        await self._committee.submit(ConfirmSet(task=task, round=round_.number, signature=signature))
 
     async def reveal(self, task: bytes, round_: Round) -> None:
-        """Reveal this node's shares for the accepted set of a closed round: the log fixed it, once.
-
-        PrivacyError when this node revealed for another set before, whatever the committee says now.
-        """
-        member = (await self._committee.members())[self._signer.address]
-        board = await self.board(task)
-        masks = Masks(task, round_.number, round_.cohort, board.announced)
-        sealing = SealingKey.find(self._signer.secret, member.sealing_key, self._committee.federation.epoch)
-        accepted = tuple(sorted(round_.submissions))
+        """Reveal this node's shares for the set that it confirmed, and t nodes with it."""
 
         def make() -> MaskReveal:
-            path = self._path(task, round_.number, ".reveal")
-            if not path.exists():
-                made = reveal(masks, self._signer.address, sealing, accepted)
-                write_atomically(path, encode((accepted, tuple(sorted(board.announced)), made)), mode=0o600)
-            kept: _Revealed = decode(_Revealed, path.read_bytes())
-            if kept[:2] != (accepted, tuple(sorted(board.announced))):
-                raise PrivacyError(f"this node revealed its shares of round {round_.number} for another set of updates")
-            return kept[2]
+            record = self._promised(task, round_)
+            federation, announced = self._committee.federation, dict(record.announced)
+            said = accepted_set(task, round_, announced_digest(record.cohort, announced))
+            self._require_same(record, said)
+            require_confirmed(federation.domain, said, round_)
+            if record.reveal is not None:
+                return record.reveal
+            sealing = SealingKey.find(self._signer.secret, record.sealing_key, federation.epoch)
+            masks = Masks(task, round_.number, record.invited, announced)
+            made = reveal(masks, self._signer.address, sealing, sorted(round_.submissions))
+            self._keep(task, round_.number, msgspec.structs.replace(record, reveal=made))
+            return made
 
-        said = await in_thread(make)
-        await self._committee.submit(RevealShares(task=task, round=round_.number, reveal=said))
+        await self._committee.submit(RevealShares(task=task, round=round_.number, reveal=await in_thread(make)))
+
+    @staticmethod
+    def _require_same(record: MaskRecord, said: AcceptedSet) -> None:
+        if record.accepted != said:
+            raise Unproven(
+                f"this node confirmed another set of updates of round {said.round}, or none: it reveals for no other",
+                hint=MISTRUST,
+            )
+
+    # --- on disk ---------------------------------------------------------------------------------------------
 
     def discard_before(self, task: bytes, number: int) -> None:
-        """Remove the secrets of rounds below `number`, which are over."""
-        for path in self._root.glob(f"{task.hex()}-*.*"):
+        """Remove the records of rounds below `number`, which are over, and do nothing more for them."""
+        if number <= self._floor(task):
+            return
+        write_atomically(self._root / f"{task.hex()}.floor", encode(number), mode=0o600)
+        self._floors[task] = number
+        for path in self._root.glob(f"{task.hex()}-*.bin"):
             if int(path.stem.rpartition("-")[2]) < number:
                 path.unlink(missing_ok=True)
 
-    def _path(self, task: bytes, number: int, kind: str = ".bin") -> Path:
-        return self._root / f"{task.hex()}-{number}{kind}"
+    def _floor(self, task: bytes) -> int:
+        if task not in self._floors:
+            path = self._root / f"{task.hex()}.floor"
+            self._floors[task] = decode(U63, path.read_bytes()) if path.exists() else 0
+        return self._floors[task]
 
-    def _load(self, task: bytes, number: int) -> tuple[MaskSecrets, MaskAnnouncement]:
+    def _path(self, task: bytes, number: int) -> Path:
+        return self._root / f"{task.hex()}-{number}.bin"
+
+    def _keep(self, task: bytes, number: int, record: MaskRecord) -> None:
+        write_atomically(self._path(task, number), encode(record), mode=0o600)
+
+    def _find(self, task: bytes, number: int) -> MaskRecord | None:
+        if number < self._floor(task):
+            raise PrivacyError(
+                f"round {number} is over: this node has seen round {self._floor(task)} of the task", hint=MISTRUST
+            )
         try:
-            content = self._path(task, number).read_bytes()
+            return decode(MaskRecord, self._path(task, number).read_bytes(), bytes_max=RECORD_BYTES_MAX)
         except FileNotFoundError:
-            raise PrivacyError(f"the mask secrets of round {number} are gone: the round is sat out") from None
-        kept: tuple[MaskSecrets, MaskAnnouncement] = decode(tuple[MaskSecrets, MaskAnnouncement], content)
-        return kept
+            return None
+        except Malformed as error:
+            raise PrivacyError(
+                f"the record of this node's masks in round {number} is damaged: {error.message}"
+            ) from None
+
+    def _promised(self, task: bytes, round_: Round) -> MaskRecord:
+        """The record of a round that is shown as it was: thresholds depend on how many are invited."""
+        record = self._load(task, round_.number)
+        if record.invited != round_.cohort:
+            raise Unproven(f"this node announced masks for round {round_.number} to another cohort", hint=MISTRUST)
+        return record
+
+    def _load(self, task: bytes, number: int) -> MaskRecord:
+        record = self._find(task, number)
+        if record is None:
+            raise PrivacyError(f"this node has no record of masks for round {number}: the round is sat out")
+        return record

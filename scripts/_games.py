@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 
 import numpy as np
@@ -25,6 +25,7 @@ from koinon.privacy.masking import threshold
 
 from ._adversaries import View, aggregator, coalition, edge_server, guesses, outsider
 from ._inference import Detector, Rate, Scorer, auc, auc_rate, by_loss, cosine, hit_rate, invert, picks, psnr
+from ._liars import lied_to
 from ._victims import (
     LEARNING_RATE,
     NORM,
@@ -173,6 +174,15 @@ def adversaries(scenario: Scenario) -> list[Adversary]:
         needed = threshold(CLIENTS + 1)  # one more was invited, and dropped out
         found.append(Adversary(f"{few}, {needed - 1} nodes", SECRET, nodes(needed - 1, every[-1]), together=True))
         found.append(Adversary(f"{needed} nodes", LEAKS, nodes(needed), together=True))
+        third = (CLIENTS + 1) // 3
+
+        def lying(sent: Sent, kept: Kept) -> list[View]:
+            """What falls for lies; if nobody does, what the liars have of an honest round."""
+            return lied_to(sent, kept, checking=True) or nodes(third, range(n))(sent, kept)
+
+        found.append(Adversary(f"{n} lying, {third} nodes", SECRET, lying, together=True))
+        unchecked = Adversary(f"{n} lying, no checks", LEAKS, partial(lied_to, checking=False), together=True)
+        found.append(unchecked)
     if scenario.mode != "plain":
         found.append(Adversary(f"{CLIENTS - 1} nodes", LEAKS, nodes(CLIENTS - 1), together=True))
     return found

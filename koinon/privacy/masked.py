@@ -4,9 +4,9 @@
     sum           sum of all vectors minus the masks that the nodes' reveals give, read as a signed 32-bit number
 
 Whoever has the log and the updates opens the sum, or nobody does: fewer than t revealing nodes, or a node that dealt
-false shares, end the round with an error that says so; no round succeeds unchanged. The committee is trusted for one
-thing here: that all nodes see one accepted set. t colluding nodes can unmask any node of the round. A node may share
-any vector of the ring.
+false shares, end the round with an error that says so; no round succeeds unchanged. The committee is trusted for
+nothing here but to go on: keys and accepted set are checked by the nodes (koinon.rounds.vouching). t colluding nodes
+can unmask any node of the round, and 2t - m with a committee that lies. A node may share any vector of the ring.
 """
 
 from __future__ import annotations

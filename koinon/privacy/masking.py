@@ -8,9 +8,9 @@ Bonawitz et al. 2017, "Practical secure aggregation for privacy-preserving machi
     reveal     for each announcer, either a share of b_i (its update was accepted) or of its key (it was not)
     unmask     t shares give b_i of those in the sum, and the keys of those who dropped out, hence their s_ij
 
-A node reveals one kind of share for each announcer and round: who saw both could unmask that node. The accepted set
-is fixed by the ordered log before anybody reveals, so that all reveal for one set. t = floor(2m / 3) + 1 of the m
-invited nodes: two sets of t revealers share an honest one unless a third of the cohort colludes.
+A node reveals one kind of share for each announcer and round: who saw both could unmask that node. The ordered log
+fixes the accepted set before anybody reveals, and t nodes sign it (koinon.rounds.vouching, which also says whose keys
+these are). t = floor(2m / 3) + 1 of the m invited: two sets of t signers share an honest one unless a third collude.
 
 Every share is committed to by its digest, so that a false one is refused by name; a dealer whose shares do not give
 what it announced is named too. Secrets are 31 bytes, shared over the prime field of 2^255 - 19 (Shamir 1979).

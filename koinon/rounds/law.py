@@ -20,6 +20,7 @@ from .operations import (
     ChangeCommittee,
     CloseRound,
     CompleteRound,
+    ConfirmSet,
     CreateTask,
     Enrol,
     OpenRound,
@@ -116,7 +117,7 @@ class Federation(MembershipLaw):
                 return self._complete_round(operation)
             case ReportEvaluation():
                 return self._report_evaluation(sender, operation)
-            case AnnounceMasks() | RevealShares():
+            case AnnounceMasks() | ConfirmSet() | RevealShares():
                 return self._mask(sender, operation)
 
     def _create_task(self, sender: bytes, operation: CreateTask) -> Outcome:
@@ -172,7 +173,7 @@ class Federation(MembershipLaw):
         task.rounds.append(
             Round(
                 number=operation.round,
-                phase=masks.first_phase(self.state, operation.task, task),
+                phase=masks.first_phase(self.state, operation.task, task, cohort),
                 parent_model=operation.parent_model,
                 cohort=cohort,
                 examples_cap=max(member.examples_max for member in members if member),
@@ -238,7 +239,7 @@ class Federation(MembershipLaw):
         task = self._active_task(operation.task)
         round_ = self._current_round(task, operation.round)
         if round_.phase == "announcing":
-            enough = masks.end_announcing(self.state, round_)
+            enough = masks.end_announcing(self.state, operation.task, round_)
             task.version += 1
             return Outcome() if enough else self._abort_round(task, round_)
         if round_.phase not in ("training", "closed"):
@@ -300,14 +301,17 @@ class Federation(MembershipLaw):
         task.version += 1
         return Outcome()
 
-    def _mask(self, sender: bytes, operation: AnnounceMasks | RevealShares) -> Outcome:
+    def _mask(self, sender: bytes, operation: AnnounceMasks | ConfirmSet | RevealShares) -> Outcome:
         self._require_role(sender, Role.NODE)
         task = self._active_task(operation.task)
         round_ = self._current_round(task, operation.round)
-        if isinstance(operation, AnnounceMasks):
-            masks.announce(self.state, task, round_, sender, operation)
-        else:
-            masks.reveal(self.state, task, round_, sender, operation)
+        match operation:
+            case AnnounceMasks():
+                masks.announce(self.state, self.domain, task, round_, sender, operation)
+            case ConfirmSet():
+                masks.confirm(self.state, self.domain, task, round_, sender, operation)
+            case RevealShares():
+                masks.reveal(self.state, task, round_, sender, operation)
         return Outcome()
 
     # --- helpers ---------------------------------------------------------------------------------------------

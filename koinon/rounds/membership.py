@@ -57,6 +57,7 @@ class MembershipLaw(CommitteeLaw):
             serial=admission.serial,
             active=True,
             joined_ms=self.state.time_ms,
+            signature=operation.signature,
         )
         return Outcome()
 

@@ -199,15 +199,24 @@ class SubmitUpdate(Message, frozen=True):
 
 
 class AnnounceMasks(Message, frozen=True):
-    """In mode `masked`, an invited node's masks for the round, before it trains."""
+    """In mode `masked`, an invited node's masks for the round, before it trains; it signs their `MaskNotice`."""
 
     task: Digest
     round: U32
     announcement: MaskAnnouncement
+    signature: Signature
+
+
+class ConfirmSet(Message, frozen=True):
+    """In mode `masked`, an accepted node's signature of the `AcceptedSet` for which it is ready to reveal."""
+
+    task: Digest
+    round: U32
+    signature: Signature
 
 
 class RevealShares(Message, frozen=True):
-    """In mode `masked`, an accepted node's shares, once the accepted set is fixed."""
+    """In mode `masked`, an accepted node's shares, once enough nodes confirmed the accepted set."""
 
     task: Digest
     round: U32
@@ -268,6 +277,7 @@ Operation = (
     | ReportEvaluation
     | ChangeCommittee
     | AnnounceMasks
+    | ConfirmSet
     | RevealShares
 )
 

@@ -25,7 +25,7 @@ RULES = {
     "round-closed": "the round takes no more updates",
     "stale-model": "the operation starts from another model than the last certified one",
     "cohort": "the cohort is unsorted, too small, too large, or invites somebody who cannot train",
-    "masks": "an announcement or reveal of masks that is malformed, repeated, or of another phase",
+    "masks": "an announcement, confirmation or reveal of masks that is malformed, not signed, repeated, or too early",
     "not-invited": "the sender is not in the round's cohort",
     "duplicate-update": "one update a node and round",
     "examples": "the sample count is zero, or above what the node was admitted with or what counts in the round",

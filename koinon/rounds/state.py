@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import msgspec
 
-from koinon.encoding import Address, Digest
+from koinon.encoding import Address, Digest, Signature
 from koinon.epochs import Seat
 from koinon.merkle import reward_leaf, root, update_leaf
-from koinon.wire import MaskAnnouncement, MaskReveal, RoundCertificate, SignedReceipt
+from koinon.wire import Admission, MaskAnnouncement, MaskReveal, RoundCertificate, SignedReceipt
 
 from .operations import TaskSpec
 
@@ -48,12 +48,25 @@ class Genesis(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Member(Record):
+    """`signature` is the registrar's, of `admission`: whoever is shown a member need not believe who shows it."""
+
     roles: int
     examples_max: int
     sealing_key: bytes
     serial: int
     active: bool
     joined_ms: int
+    signature: bytes = b""
+
+    def admission(self, member: Address) -> Admission:
+        """What `member` joined with, or was admitted with last."""
+        return Admission(
+            member=member,
+            roles=self.roles,
+            examples_max=self.examples_max,
+            sealing_key=self.sealing_key,
+            serial=self.serial,
+        )
 
 
 def nobody(time_ms: int) -> Member:
@@ -79,15 +92,20 @@ class Evaluation(Record):
 
 
 class MaskBoard(Record):
-    """What the nodes of a round of mode `masked` announced and revealed, by address."""
+    """What the nodes of a round of mode `masked` announced, signed (see MaskNotice) and revealed, by address; `cohort`
+    is the `invited_digest` of those who were invited, `fixed` the `announced_digest` once the round goes on."""
 
+    cohort: Digest = bytes(32)
+    fixed: Digest = bytes(32)
     announced: dict[Address, MaskAnnouncement] = msgspec.field(default_factory=dict)
+    signatures: dict[Address, Signature] = msgspec.field(default_factory=dict)
     revealed: dict[Address, MaskReveal] = msgspec.field(default_factory=dict)
 
 
 class Round(Record):
     """`previous` is the model before the parent, from which the task's last step is known (zeros in a first round);
-    `epoch` is that of the committee which opened it: to its keys the pieces are sealed."""
+    `epoch` is that of the committee which opened it: to its keys the pieces are sealed. In mode `masked`, `confirmed`
+    are the accepted nodes' signatures of the accepted set, until the round is over."""
 
     number: int
     phase: str
@@ -106,6 +124,7 @@ class Round(Record):
     signatures: tuple[SignedReceipt, ...] = ()
     evaluation: Evaluation = msgspec.field(default_factory=Evaluation)
     announced: tuple[Address, ...] = ()
+    confirmed: dict[Address, Signature] = msgspec.field(default_factory=dict)
     revealed: tuple[Address, ...] = ()
 
     def rebuilt_updates_root(self, task: Digest) -> bytes:

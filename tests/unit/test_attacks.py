@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from scripts import attacks
-from scripts._adversaries import aggregator, coalition, edge_server, outsider
+from scripts._adversaries import aggregator, coalition, edge_server, guesses, outsider
 from scripts._games import (
     LEAKS,
     REPORTED,
@@ -26,6 +26,7 @@ from scripts._games import (
     sums,
 )
 from scripts._inference import auc, auc_rate, hit_rate, invert, psnr
+from scripts._liars import lied_to
 from scripts._victims import DIMENSION, PaillierKeys, Scenario, digits, gradients, new_model
 
 BY_LABEL = {scenario.label: scenario for scenario in SCENARIOS}
@@ -65,9 +66,20 @@ def test_attacks_learn_nothing_within_a_modes_bounds_and_everything_beyond(label
     found = findings(label)
     assert all(each.kept for each in found.values()), [name for name, each in found.items() if not each.kept]
     beyond = [each for each in found.values() if each.expected == LEAKS]
-    assert len(beyond) == 2  # too many colluders of either kind
+    assert len(beyond) == (3 if label == "masked" else 2)  # too many colluders of either kind, or no checks
     assert all(each.hits.value == 1.0 and each.auc.value > 0.95 for each in beyond)
     assert all(not each.hits.leaks for each in found.values() if each.expected == SECRET)
+
+
+def test_liars_about_keys_deceive_nobody_who_checks_and_everybody_who_does_not() -> None:
+    played = play(BY_LABEL["masked"], 0, 1, np.random.default_rng(7), PaillierKeys())
+    assert lied_to(played.sent, played.kept, checking=True) == []
+    told = lied_to(played.sent, played.kept, checking=False)
+    assert len(told) == len(played.kept.values)
+    for view in told:
+        (victim,) = view.publics
+        read = dict(guesses("masked", view, victim))["unmasked with their shares"]
+        np.testing.assert_array_equal(read, played.kept.values[victim])
 
 
 def test_paillier_shows_an_update_to_three_replicas_and_not_to_one() -> None:

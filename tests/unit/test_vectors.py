@@ -81,6 +81,8 @@ MESSAGES: list[Message] = [
     SHARES,
     ANNOUNCEMENT,
     REVEAL,
+    wire.MaskNotice(**ROUND, epoch=1, cohort=_d("cohort"), announcement=_d("announcement")),
+    wire.AcceptedSet(**ROUND, epoch=1, announced=_d("announced"), updates_root=_d("root")),
     wire.Piece(**ROUND, node=_a("node"), replica=1, update=_d("update"), sealed=b"sealed"),
     wire.Receipt(**ROUND, node=_a("node"), update=_d("update"), examples=300),
     RECEIPT,
@@ -102,7 +104,8 @@ MESSAGES: list[Message] = [
         **ROUND, parent_model=_d("parent"), update=_d("update"), examples=300, loss=-5, receipts=(RECEIPT,)
     ),
     operations.ReportFault(fault=wire.Fault(**ROUND, node=_a("node")), signatures=(RECEIPT,)),
-    operations.AnnounceMasks(**ROUND, announcement=ANNOUNCEMENT),
+    operations.AnnounceMasks(**ROUND, announcement=ANNOUNCEMENT, signature=SIGNATURE),
+    operations.ConfirmSet(**ROUND, signature=SIGNATURE),
     operations.RevealShares(**ROUND, reveal=REVEAL),
     operations.CloseRound(**ROUND),
     operations.CompleteRound(certificate=CERTIFICATE, signatures=(RECEIPT,)),

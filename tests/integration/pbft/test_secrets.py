@@ -79,7 +79,7 @@ async def as_the_node_does(walk: Walk, number: int, key: Signer, folder: Path) -
             client,
             lambda: chain,  # type: ignore[arg-type, return-value]
             Submissions(folder / "submissions"),
-            Masking(client, folder / "masks", key),
+            Masking(client, lambda: chain, folder / "masks", key),  # type: ignore[arg-type, return-value]
             key.address,
         )
         await part.take_part(walk.task, record, record.rounds[number - 1], app, 1000)  # type: ignore[arg-type]

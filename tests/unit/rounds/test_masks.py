@@ -12,10 +12,11 @@ from koinon.privacy import SealingKey
 from koinon.privacy.masking import Masks, announce, reveal, threshold
 from koinon.rounds.law import ABORTED_ROUNDS_MAX
 from koinon.rounds.masks import announcement_deadline_ms
-from koinon.rounds.operations import AnnounceMasks, CloseRound, CreateTask, ReportFault, RevealShares
+from koinon.rounds.operations import AnnounceMasks, CloseRound, ConfirmSet, CreateTask, ReportFault, RevealShares
 from koinon.rounds.state import Round
+from koinon.rounds.vouching import accepted_set, mask_notice
 from koinon.signing import Signer
-from koinon.wire import Fault, MaskReveal, Role
+from koinon.wire import Fault, MaskAnnouncement, MaskReveal, Role
 
 from .world import AGGREGATOR, NODES, World, key
 
@@ -39,7 +40,13 @@ class Masked(World):
     def announcement(self, node: Signer) -> AnnounceMasks:
         cohort = {each.address: sealing(each).public for each in self.invited}
         _, said = announce(self.task, self.round.number, node.address, cohort, secrets.token_bytes)
-        return AnnounceMasks(task=self.task, round=self.round.number, announcement=said)
+        return self.signed(node, said)
+
+    def signed(self, node: Signer, said: MaskAnnouncement, **other: int | bytes) -> AnnounceMasks:
+        board = self.law.state.boards[self.task]
+        notice = msgspec.structs.replace(mask_notice(self.task, self.round, board.cohort, said), **other)
+        signature = node.sign(self.law.domain, notice)
+        return AnnounceMasks(task=self.task, round=self.round.number, announcement=said, signature=signature)
 
     def announce(self, *nodes: Signer) -> None:
         for node in nodes:
@@ -48,6 +55,15 @@ class Masked(World):
     def submit(self, *nodes: Signer) -> None:
         for node in nodes:
             self.do(node, self.update(node, self.round.number))
+
+    def confirmation(self, node: Signer) -> ConfirmSet:
+        said = accepted_set(self.task, self.round, self.law.state.boards[self.task].fixed)
+        signature = node.sign(self.law.domain, said)
+        return ConfirmSet(task=self.task, round=self.round.number, signature=signature)
+
+    def confirm(self, *nodes: Signer) -> None:
+        for node in nodes:
+            self.do(node, self.confirmation(node))
 
     def reveal(self, node: Signer) -> RevealShares:
         board, round_ = self.law.state.boards[self.task], self.round
@@ -61,7 +77,9 @@ def world() -> Masked:
     return Masked()
 
 
-def refused(world: Masked, sender: Signer, operation: AnnounceMasks | RevealShares, rule: str = "masks") -> None:
+def refused(
+    world: Masked, sender: Signer, operation: AnnounceMasks | ConfirmSet | RevealShares, rule: str = "masks"
+) -> None:
     before = world.law.snapshot()
     with pytest.raises(Rejected) as error:
         world.do(sender, operation)
@@ -134,6 +152,9 @@ def test_barred_nodes_close_no_round_that_the_others_cannot_open() -> None:
 def test_accepted_nodes_reveal_once_and_the_board_is_dropped_with_the_certificate(world: Masked) -> None:
     world.announce(*NODES)
     world.submit(*NODES)
+    world.confirm(*NODES[:2])
+    refused(world, NODES[0], world.reveal(NODES[0]))  # two of four say that this is the set
+    world.confirm(NODES[2])
     for node in NODES:
         world.do(node, world.reveal(node))
     assert world.round.revealed == tuple(node.address for node in NODES)
@@ -141,12 +162,35 @@ def test_accepted_nodes_reveal_once_and_the_board_is_dropped_with_the_certificat
     assert set(world.law.state.boards) == {world.task}
     world.complete()
     assert not world.law.state.boards
+    assert not world.round.confirmed
 
 
-def test_nobody_reveals_before_the_accepted_set_is_fixed(world: Masked) -> None:
+def test_nobody_confirms_or_reveals_before_the_accepted_set_is_fixed(world: Masked) -> None:
     world.announce(*NODES)
     world.submit(*NODES[:3])
     refused(world, NODES[0], RevealShares(task=world.task, round=1, reveal=MaskReveal(shares=(b"",) * 4)))
+    refused(world, NODES[0], world.confirmation(NODES[0]))
+
+
+def test_a_set_is_confirmed_once_by_the_accepted_in_their_own_name(world: Masked) -> None:
+    world.announce(*NODES)
+    world.submit(*NODES[:3])
+    partial = world.confirmation(NODES[0])  # of a set that may still grow
+    world.now = world.round.deadline_ms + 1
+    world.close()
+    assert partial == world.confirmation(NODES[0])
+    refused(world, NODES[3], world.confirmation(NODES[3]))
+    refused(world, NODES[0], world.confirmation(NODES[1]))
+    world.confirm(NODES[0])
+    refused(world, NODES[0], world.confirmation(NODES[0]))
+
+
+def test_a_confirmation_of_another_set_is_refused(world: Masked) -> None:
+    world.announce(*NODES)
+    world.submit(*NODES[:3])
+    stale = world.confirmation(NODES[0])
+    world.submit(NODES[3])
+    refused(world, NODES[0], stale)
 
 
 def test_a_node_that_dropped_out_has_nothing_to_reveal(world: Masked) -> None:
@@ -154,6 +198,7 @@ def test_a_node_that_dropped_out_has_nothing_to_reveal(world: Masked) -> None:
     world.submit(*NODES[:3])
     world.now = world.round.deadline_ms + 1
     world.close()
+    world.confirm(*NODES[:3])
     refused(world, NODES[3], world.reveal(NODES[3]))
 
 
@@ -169,20 +214,41 @@ def test_an_announcement_after_training_began_is_refused(world: Masked) -> None:
     refused(world, NODES[3], world.announcement(NODES[3]))
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"round": 2}, id="round"),
+        pytest.param({"epoch": 1}, id="epoch"),
+        pytest.param({"task": bytes(32)}, id="task"),
+        pytest.param({"cohort": bytes(32)}, id="cohort"),
+        pytest.param({"announcement": bytes(32)}, id="announcement"),
+    ],
+)
+def test_an_announcement_that_was_signed_for_something_else_is_refused(
+    world: Masked, other: dict[str, int | bytes]
+) -> None:
+    said = world.announcement(NODES[0]).announcement
+    refused(world, NODES[0], world.signed(NODES[0], said, **other))
+
+
+def test_an_announcement_of_another_node_is_refused(world: Masked) -> None:
+    refused(world, NODES[0], world.announcement(NODES[1]))
+
+
 @pytest.mark.parametrize("change", ["too few shares", "a key of small order"])
 def test_a_malformed_announcement_is_refused(world: Masked, change: str) -> None:
-    good = world.announcement(NODES[0])
-    said = good.announcement
+    said = world.announcement(NODES[0]).announcement
     bad = {
         "too few shares": msgspec.structs.replace(said, shares=said.shares[:-1]),
         "a key of small order": msgspec.structs.replace(said, public_key=bytes(32)),
     }[change]
-    refused(world, NODES[0], msgspec.structs.replace(good, announcement=bad))
+    refused(world, NODES[0], world.signed(NODES[0], bad))
 
 
 def test_a_reveal_with_the_wrong_number_of_shares_is_refused(world: Masked) -> None:
     world.announce(*NODES)
     world.submit(*NODES)
+    world.confirm(*NODES)
     refused(world, NODES[0], RevealShares(task=world.task, round=1, reveal=MaskReveal(shares=(b"",) * 3)))
 
 

@@ -27,7 +27,7 @@ from koinon.threads import in_thread
 from . import scheduler
 from .anchor import Anchor, now_ms
 from .outbox import Kind, Outbox, Stage
-from .steps import Result, certify, open_closed, report_faults
+from .steps import Result, certify, name_contradictions, open_closed, report_faults
 from .timings import Timings
 
 ROUNDS_ASKED = ABORTED_ROUNDS_MAX + 2
@@ -177,7 +177,10 @@ class Runner:
         kept = self._outbox.opening(self.identity, round_.number)
         if kept is None:
             with self._measuring(round_.number, "open"):
-                result = await open_closed(self._client, self.identity, task, round_)
+                result, _ = await asyncio.gather(
+                    open_closed(self._client, self.identity, task, round_),
+                    name_contradictions(self._client, self.identity, round_),
+                )
             self._outbox.keep_opening(self.identity, round_.number, result.opening, result.model)
         else:
             result = Result(*kept)

@@ -168,12 +168,7 @@ async def report_faults(client: CommitteeClient, identity: bytes, task: Task, ro
     if not silent:
         return
     try:
-        said = await client.collect(
-            lambda index: client.faults(index, identity, round_.number),
-            enough=client.federation.quorum,
-            what="say who handed in false updates",
-            patience_seconds=PATIENCE_FIRST_SECONDS,
-        )
+        said = await _faults(client, identity, round_)
         for node in sorted(silent):
             fault = Fault(task=identity, round=round_.number, node=node)
             signatures = {index: faults[fault] for index, faults in sorted(said.items()) if fault in faults}
@@ -183,6 +178,37 @@ async def report_faults(client: CommitteeClient, identity: bytes, task: Task, ro
                 log.warning("node barred", extra={"task": identity.hex(), "round": round_.number, "node": node.hex()})
     except (RemoteError, Rejected) as error:
         log.warning("faults not reported", extra={"round": round_.number, "reason": error.message})
+
+
+async def name_contradictions(client: CommitteeClient, identity: bytes, round_: Round) -> None:
+    """Count and log each replica that signed a fault about a node whose update 2f+1 others gave receipts for.
+
+    That replica lied, or the node gave it alone a false piece: one of the two that are named. Never raises for what
+    replicas answer: nothing depends on it.
+    """
+    try:
+        said = await _faults(client, identity, round_)
+    except RemoteError as error:
+        log.warning("faults not heard", extra={"round": round_.number, "reason": error.message})
+        return
+    members = (await client.federation_of(round_.epoch)).replica_addresses
+    accepted = {Fault(task=identity, round=round_.number, node=node) for node in round_.submissions}
+    for index, faults in sorted(said.items()):
+        for fault in sorted(accepted & set(faults), key=lambda each: each.node):
+            DISSENTERS.labels(str(index), "fault").inc()
+            about = {"epoch": round_.epoch, "replica": index, "address": members[index].hex(), "about": "fault"}
+            where = {"task": identity.hex(), "round": round_.number, "node": fault.node.hex()}
+            log.warning("a replica accuses a node whose update is accepted: one of them lied", extra={**where, **about})
+
+
+async def _faults(client: CommitteeClient, identity: bytes, round_: Round) -> dict[int, dict[Fault, bytes]]:
+    """What at least 2f+1 replicas say: by replica, its signature of each Fault."""
+    return await client.collect(
+        lambda index: client.faults(index, identity, round_.number),
+        enough=client.federation.quorum,
+        what="say who handed in false updates",
+        patience_seconds=PATIENCE_FIRST_SECONDS,
+    )
 
 
 def _dissent(closed: ClosedRound, index: int, about: str, reason: str = "") -> None:

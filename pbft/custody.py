@@ -53,6 +53,7 @@ from koinon.signing import Authenticated, Signed, Signer, authenticate, seal
 from koinon.wire import BlobUpload, CertificateRequest, Contribution, Fault, Opening, PartRequest, Piece, Receipt
 
 from .archive import Archive
+from .faults import FaultFile
 from .fetching import Fetcher, gather, part_context
 from .holdings import Holdings, piece_name
 from .pieces import Kept, PieceStore
@@ -66,7 +67,6 @@ ROUND_WAIT_SECONDS = 5.0
 HEAVY_THREADS = 2
 HEAVY_WAITING_MAX = 512
 CERTIFICATES_KEPT_MAX = 256
-FAULTY_ROUNDS_KEPT_MAX = 256
 
 log = logging.getLogger("koinon.pbft.custody")
 
@@ -104,7 +104,7 @@ class Custody:
         self._holdings = Holdings(data / "holdings", self.blobs, clock=time.time)
         self._contributions = data / "contributions"
         self._steps: dict[tuple[bytes, bytes], bytes] = {}
-        self._faults: dict[tuple[bytes, int], set[bytes]] = {}
+        self._faults = FaultFile(data / "faults")
         self._certificates: dict[CertificateRequest, bytes] = {}
         self._workers = Workers("custody", threads=HEAVY_THREADS, waiting_max=HEAVY_WAITING_MAX)
         self._flight = SingleFlight()
@@ -180,7 +180,8 @@ class Custody:
             refuse("not-invited", f"0x{piece.node.hex()} is not in the cohort of round {piece.round}")
         if at.round.phase != "training":
             refuse("round-closed", f"round {piece.round} is {at.round.phase}")
-        if piece.node in self._faults.get((piece.task, piece.round), ()):  # checking another one would cost us more
+        fault = Fault(task=piece.task, round=piece.round, node=piece.node)
+        if fault in self._faults.of(piece.task, piece.round):  # checking another one would cost us more
             raise BadPiece(f"0x{piece.node.hex()} handed in a false update for round {piece.round} before")
         before = await self._workers.run(self._pieces.checked, piece.task, piece.round, piece.node, piece.update)
         if before is not None:
@@ -192,7 +193,7 @@ class Custody:
         try:
             kept = await self._workers.run(self._checked, at, piece, blob, examples_max)
         except (BadPiece, Malformed):  # all that it follows from was signed by the node
-            self._keep_fault(piece)
+            await self._workers.run(self._faults.keep, fault)
             raise
         await self._workers.run(self._keep, piece, kept)
         self._kept.add((piece.task, piece.round))
@@ -220,14 +221,9 @@ class Custody:
         self._pieces.keep(piece.task, piece.round, piece.node, kept)
         self._holdings.charge(piece.node, piece_name(piece.task, piece.round, piece.node), len(kept.piece))
 
-    def _keep_fault(self, piece: Piece) -> None:
-        while len(self._faults) >= FAULTY_ROUNDS_KEPT_MAX:
-            del self._faults[next(iter(self._faults))]
-        self._faults.setdefault((piece.task, piece.round), set()).add(piece.node)
-
     def faults(self, task: bytes, number: int) -> tuple[Signed, ...]:
         """This replica's sealed Fault for each node whose update in this round it found provably false."""
-        found = (Fault(task=task, round=number, node=node) for node in sorted(self._faults.get((task, number), ())))
+        found = self._faults.of(task, number)
         return tuple(Signed(payload=encode(f), signature=self._signer.sign(self._domain, f)) for f in found)
 
     async def part(self, body: bytes) -> bytes:
@@ -351,9 +347,9 @@ class Custody:
     # --- rounds ----------------------------------------------------------------------------------------------
 
     def finished(self) -> list[tuple[bytes, int]]:
-        """The rounds that are certified or aborted and of which pieces are here."""
+        """The rounds that are certified or aborted and of which pieces or faults are here."""
         found = []
-        for task, number in self._kept:
+        for task, number in self._kept | self._faults.rounds():
             at = self._round(task, number)
             record = self._law.state.tasks.get(task)
             forgotten = record is not None and record.current() is not None and not record.remembers(number)
@@ -362,11 +358,12 @@ class Custody:
         return found
 
     async def forget_finished(self) -> None:
-        """Erase the pieces of finished rounds: nothing will ever be opened from them."""
+        """Erase the pieces of finished rounds, of which nothing will ever be opened, and what was said of them."""
         while finished := self.finished():
             for task, number in finished:
                 self._kept.discard((task, number))
                 await self._workers.run(self._pieces.erase, task, number)
+                await self._workers.run(self._faults.erase, task, number)
                 await self._workers.run(self._holdings.release_pieces, task, number)
 
     async def collect(self, archive: Archive) -> None:

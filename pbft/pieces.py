@@ -74,7 +74,7 @@ class PieceStore:
         """Forget all pieces of a round that is over."""
         folder = self._path(task, round, b"").parent
         shutil.rmtree(folder, ignore_errors=True)
-        if not any(folder.parent.iterdir()):
+        if folder.parent.is_dir() and not any(folder.parent.iterdir()):
             folder.parent.rmdir()
 
     def _path(self, task: bytes, round: int, node: bytes) -> Path:

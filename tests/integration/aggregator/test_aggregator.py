@@ -21,6 +21,7 @@ from tests.integration.aggregator.world import (
     Cheat,
     Opponent,
     Participant,
+    TwoFaced,
     World,
     create_task,
     escrow,
@@ -72,6 +73,24 @@ def test_a_node_whose_update_is_too_long_is_left_out_and_not_invited_again(
         assert state.rounds[0].closed_ms < state.rounds[0].deadline_ms  # nobody waits for a barred node
         assert address not in state.rounds[1].cohort
         assert address not in state.rewards
+
+    asyncio.run(scenario())
+
+
+def test_a_replica_whose_accusation_an_accepted_update_contradicts_is_named_with_the_node(
+    world: World, nodes: list[Participant]
+) -> None:
+    async def scenario() -> None:
+        task = await create_task(world, "node-0", rounds=1, round_ms=30_000)
+        liar = TwoFaced(world, nodes.index(nodes[-1]))
+        state = await see_through(world, [*nodes[:-1], liar], task, rounds=1)
+        assert liar.signer.address in state.rounds[0].submissions
+        assert not state.barred
+        assert 'koinon_dissenters_total{about="fault",replica="2"} 1.0' in world.ask_aggregator("/metrics")
+        lines = (world.folder / "aggregator.log").read_text().splitlines()
+        (line,) = [each for each in lines if "one of them lied" in each and task.hex() in each]
+        assert liar.signer.address.hex() in line
+        assert world.signer("replica-2").address.hex() in line
 
     asyncio.run(scenario())
 

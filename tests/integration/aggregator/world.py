@@ -20,13 +20,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from koinon.admission import load_admission
 from koinon.client import CommitteeClient
 from koinon.config import FederationFile, load_federation, load_party, party_signer
 from koinon.encoding import ZERO_DIGEST, encode, from_hex, keccak
-from koinon.errors import KoinonError, Rejected, Unavailable
+from koinon.errors import BadPiece, KoinonError, Rejected, Unavailable
 from koinon.learning.parameters import from_arrays, from_blob
 from koinon.ledger import Ledger
 from koinon.opening import last_step, round_setting
@@ -193,6 +194,8 @@ class Participant:
             piece = Piece(task=task, round=round_.number, node=address, replica=index, update=digest, sealed=box)
             return await client.deliver(index, piece, EXAMPLES)
 
+        await self.before_delivery(client, Piece(task=task, round=round_.number, node=address, replica=0, update=digest,
+                                                 sealed=b""))  # fmt: skip
         receipts = await client.collect(deliver, enough=self.world.federation.quorum, what="keep the piece")
         await client.submit(
             SubmitUpdate(
@@ -201,6 +204,9 @@ class Participant:
                 receipts=tuple(SignedReceipt(replica=i, signature=each) for i, each in sorted(receipts.items())),
             )
         )  # fmt: skip
+
+    async def before_delivery(self, client: CommitteeClient, piece: Piece) -> None:
+        """Nothing, of honest nodes; `piece` has no replica and no box yet."""
 
     def protect(self, setting: Setting, name: str, values: Values) -> Protected:
         return mode(name).protect(setting, self.signer.address, values, secrets.token_bytes)
@@ -231,6 +237,17 @@ class Cheat(Participant):
     def protect(self, setting: Setting, name: str, values: Values) -> Protected:
         filled = np.append(values * 0 + setting.norm, [0, 0, 0, 0])
         return protect_anything(setting, self.signer.address, filled, secrets.token_bytes)
+
+
+class TwoFaced(Participant):
+    """Hands one replica a box that does not open, and all others what it should."""
+
+    victim = 2
+
+    async def before_delivery(self, client: CommitteeClient, piece: Piece) -> None:
+        with contextlib.suppress(BadPiece):
+            box = msgspec.structs.replace(piece, replica=self.victim, sealed=bytes(64))
+            await client.deliver(self.victim, box, EXAMPLES)
 
 
 class Opponent(Participant):

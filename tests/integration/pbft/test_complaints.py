@@ -12,7 +12,7 @@ import pytest
 
 from koinon.encoding import encode, from_hex, keccak
 from koinon.errors import BadPiece, KoinonError, Rejected
-from koinon.privacy import Protected, piece_context, seal_to
+from koinon.privacy import Protected, Values, piece_context, seal_to
 from koinon.rounds.operations import ReportFault
 from koinon.signing import Signer
 from koinon.wire import Fault, Piece, SignedReceipt, Update
@@ -71,12 +71,12 @@ async def started(committee: Committee, mode: str = "shares", **changes: bool) -
     return walk, await walk.open()
 
 
-async def completed_by_the_others(walk: Walk, number: int) -> None:
+async def completed_by_the_others(walk: Walk, number: int, *, also: Values | int = 0) -> None:
     given = [walk.values(position) for position in range(3)]
     for key, values in zip(walk.keys[1:], given, strict=True):
         await walk.submit(number, key, values)
     opening, model, total = await walk.open_sum(number)
-    assert (total == sum(given)).all()
+    assert (total == sum(given) + also).all()
     await walk.complete(*await walk.certify(number, opening, model))
 
 
@@ -153,6 +153,29 @@ def test_receipts_for_one_claim_are_none_for_another(committee: Committee) -> No
         await walk.order(number, node, update, receipts)
 
     asyncio.run(scenario())
+
+
+def test_a_restart_forgets_no_fault_and_the_end_of_the_round_does(committee: Committee) -> None:
+    async def scenario() -> None:
+        walk, number = await started(committee)
+        cheat = walk.keys[0]
+        update, protected = await walk.protect(number, cheat, walk.values(9))
+        async with committee.client(cheat) as client:
+            await client.put_blob(encode(update))
+        assert await hand_in(walk, cheat, false_piece(walk, "torn", update, protected, 2))
+        fault = Fault(task=walk.task, round=number, node=cheat.address)
+        before = (await signed_faults(walk, number))[2][fault]
+        committee.kill(2)
+        committee.start(2)
+        await committee.ready()
+        assert (await signed_faults(walk, number))[2] == {fault: before}
+        assert "before" in await hand_in(walk, cheat, walk.piece(update, protected, 2))
+        await walk.submit(number, cheat, walk.values(9), to=[0, 1, 3])  # the others were told the truth
+        await completed_by_the_others(walk, number, also=walk.values(9))
+        while (await signed_faults(walk, number))[2]:
+            await asyncio.sleep(0.05)
+
+    asyncio.run(asyncio.wait_for(scenario(), 120))
 
 
 def test_a_replica_that_was_cheated_alone_gets_its_seeds_from_the_others(committee: Committee) -> None:

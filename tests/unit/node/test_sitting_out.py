@@ -14,8 +14,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from koinon.config import NodeSettings
+from koinon.errors import ConfigError
 from koinon.rounds.operations import AnnounceMasks
-from node.agent import unwelcome
+from node.agent import run_agent, unwelcome
 from node.follower import Follower
 from tests.unit.node.masks import Masked
 from tests.unit.rounds.world import NODES, World
@@ -106,3 +107,11 @@ def test_a_task_is_served_only_as_its_owner_allows(settings: NodeSettings, why: 
     said = unwelcome(settings, World().spec)
     assert why in said
     assert bool(said) == bool(why)
+
+
+def test_a_mode_that_does_not_exist_is_refused_at_the_start() -> None:
+    home = SimpleNamespace(
+        require_node=lambda: None, config=SimpleNamespace(node=NodeSettings(modes=("masked", "maskd")))
+    )
+    with pytest.raises(ConfigError, match="no such mode: maskd"):
+        run_agent(cast("Any", home))

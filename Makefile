@@ -84,8 +84,16 @@ bench-privacy: $(READY) $(BASELINES)/.ready ## The privacy modes beside phe, Ten
 
 $(BASELINES)/.ready: scripts/baselines.txt
 	"$(PYTHON)" -m venv $(BASELINES)
+	$(BASELINES)/bin/pip install -q $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) \
+		"$$(grep '^torch==' constraints.txt)"
 	$(BASELINES)/bin/pip install -q -r scripts/baselines.txt
 	@touch $@
+
+DATA ?= data/cifar10
+
+.PHONY: bench-rounds
+bench-rounds: $(READY) $(BASELINES)/.ready ## Whole rounds in each mode, and Flower's, about 15 minutes: DATA=cifar10-folder JSON=FILE BENCH_ARGS=...
+	$(BIN)/python -m scripts.bench_rounds --data-dir $(DATA) --flower $(BASELINES)/bin/python $(if $(JSON),--json $(JSON)) $(BENCH_ARGS)
 
 .PHONY: bench-consensus
 bench-consensus: $(READY) ## How fast committees of 4 to 13 order, about 4 minutes: JSON=FILE BENCH_ARGS=...

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -167,20 +168,20 @@ class CommitteeClient(Asker):
 
     # --- blobs and pieces ------------------------------------------------------------------------------------
 
-    async def put_blob(self, content: bytes, *, patience_seconds: float = 0.0) -> bytes:
-        """Store on at least 2f+1 replicas (the others get `patience_seconds` more); the digest.
+    async def put_blob(self, content: bytes) -> bytes:
+        """Store on at least 2f+1 replicas; the digest. Unavailable when fewer keep it."""
+        await self.collect(self.upload(content), enough=self.federation.quorum, what="keep the blob")
+        return keccak(content)
 
-        Unavailable when fewer keep it.
-        """
+    def upload(self, content: bytes) -> Callable[[int], Awaitable[None]]:
+        """What stores `content` on one replica, by its index."""
         digest = keccak(content)
         headers = self._upload_header(digest, len(content))
 
-        async def put(index: int) -> bool:
+        async def put(index: int) -> None:
             await self._call(index, "PUT", f"/v1/blobs/{digest.hex()}", content, headers=headers, slow=True)
-            return True
 
-        await self.collect(put, enough=self.federation.quorum, what="keep the blob", patience_seconds=patience_seconds)
-        return digest
+        return put
 
     def _upload_header(self, digest: bytes, size: int) -> dict[str, str]:
         """The signed announcement that a replica wants before it reads a large body."""

@@ -12,10 +12,11 @@ import gzip
 import hashlib
 import io
 import struct
+import sys
 import tarfile
 import urllib.request
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from koinon.config import write_atomically
-from koinon.errors import BlobMismatch, ConfigError, Malformed, Oversized, Unavailable
+from koinon.errors import BlobMismatch, ConfigError, KoinonError, Malformed, Oversized, Unavailable
 
 DOWNLOAD_BYTES_MAX = 256 * 1024 * 1024
 DOWNLOAD_TIMEOUT_SECONDS = 60.0
@@ -41,6 +42,9 @@ CIFAR10_URLS = ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",)
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 CIFAR10_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 _ROW = 1 + 3 * 32 * 32
+
+Choice = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+"""Labels of all training images -> the indices of those that are wanted."""
 
 
 @dataclass(frozen=True)
@@ -126,27 +130,36 @@ def _pair(
 # --- CIFAR-10 ----------------------------------------------------------------------------------------------------
 
 
-def cifar10(data_dir: Path, *, urls: Sequence[str] = CIFAR10_URLS) -> Dataset:
-    """50,000 + 10,000 colour images of 32 x 32 (the test batch may be shorter)."""
+def cifar10(data_dir: Path, *, urls: Sequence[str] = CIFAR10_URLS, chosen: Choice | None = None) -> Dataset:
+    """50,000 + 10,000 colour images of 32 x 32 (the test batch may be shorter).
+
+    `chosen` picks the training images by all their labels, so that a node holds its own part only.
+    """
     folder = _cifar_folder(data_dir, urls)
-    batches = [read_cifar(path.read_bytes(), path.name) for path in (folder / name for name in CIFAR10_TRAIN)]
-    test_images, test_labels = _cifar_test(folder)
-    return Dataset(
-        np.concatenate([images for images, _ in batches]),
-        np.concatenate([labels for _, labels in batches]),
-        test_images,
-        test_labels,
-    )
+    rows = np.concatenate([_cifar_rows((folder / name).read_bytes(), name) for name in CIFAR10_TRAIN])
+    if chosen is not None:
+        rows = rows[chosen(rows[:, 0].astype(np.int64))]
+    return Dataset(*_cifar_images(rows), *_cifar_test(folder))
 
 
 def read_cifar(content: bytes, name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """A CIFAR-10 binary batch: rows of one label byte and 3,072 pixels, channel first; Malformed otherwise."""
+    return _cifar_images(_cifar_rows(content, name))
+
+
+def _cifar_rows(content: bytes, name: str) -> NDArray[np.uint8]:
     if not content or len(content) % _ROW:
         raise Malformed(f"{name} has {len(content)} bytes, not a multiple of {_ROW}")
     rows = np.frombuffer(content, np.uint8).reshape(-1, _ROW)
     if rows[:, 0].max() > 9:
         raise Malformed(f"{name} has a label above 9")
-    return (rows[:, 1:] / np.float32(255)).astype(np.float32).reshape(-1, 3, 32, 32), rows[:, 0].astype(np.int64)
+    return rows
+
+
+def _cifar_images(rows: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    images = rows[:, 1:].astype(np.float32)
+    images /= 255
+    return images.reshape(-1, 3, 32, 32), rows[:, 0].astype(np.int64)
 
 
 def _cifar_test(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -193,3 +206,10 @@ def download(urls: Sequence[str]) -> bytes:
         f"nothing could be downloaded: {'; '.join(failures)}",
         hint="put the files into a folder and pass it as data_dir",
     )
+
+
+if __name__ == "__main__":  # python -m node.data DIR: what is not in DIR is downloaded there
+    try:
+        cifar10(Path(sys.argv[1]))
+    except KoinonError as failure:
+        sys.exit(failure.message)

@@ -243,8 +243,12 @@ class Participation:
     # --- deliver and submit ----------------------------------------------------------------------------------
 
     async def _deliver(self, record: Submission, spec: TaskSpec) -> Submission:
-        """Hand out the update and its pieces until 2f+1 replicas gave receipts; keep the operation that they allow."""
+        """Hand out the update and its pieces until 2f+1 replicas gave receipts; keep the operation that they allow.
+
+        Each replica gets its piece as soon as it has the update, and waits for no other one.
+        """
         receipts: dict[int, bytes] = {}
+        put = self._committee.upload(record.update)
         name = keccak(record.update)
         large = spec.mode == "shares" and len(self._committee.federation.replicas) > REPLICAS_MAX
         patience_seconds = PATIENCE_LARGE_SECONDS if large else PATIENCE_SECONDS
@@ -259,11 +263,11 @@ class Participation:
                     update=name,
                     sealed=record.sealed[index],
                 )
+                await put(index)
                 receipts[index] = await self._committee.deliver(index, piece, record.examples)
             return receipts[index]
 
         async def all_of_it() -> dict[int, bytes]:
-            await self._committee.put_blob(record.update, patience_seconds=PATIENCE_SECONDS)
             return await self._committee.collect(
                 hand,
                 enough=self._committee.federation.quorum,

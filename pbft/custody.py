@@ -61,6 +61,8 @@ from .waiting import Changes, SingleFlight, Workers
 
 PIECE_BYTES_MAX = BLOB_BYTES_MAX
 OPENING_BYTES_MAX = 1 << 20
+RECENT_BYTES_MAX = 32 << 20
+"""Of blobs that were just hashed, this much stays in memory: a round's updates, while models are small."""
 SMALL_BYTES_MAX = 4096
 ROUND_WAIT_SECONDS = 5.0
 """So long a replica that is a step behind waits for a round that the caller has seen already."""
@@ -98,7 +100,7 @@ class Custody:
         self._changes = changes
         self._key_share = key_share
         self._sealing = sealing
-        self.blobs = BlobStore(data / "blobs")
+        self.blobs = BlobStore(data / "blobs", recent_bytes_max=RECENT_BYTES_MAX)
         self._pieces = PieceStore(data / "pieces")
         self._kept = self._pieces.rounds()
         self._holdings = Holdings(data / "holdings", self.blobs, clock=time.time)

@@ -73,6 +73,7 @@ class Plan(Setting, frozen=True):
     apps: dict[str, str]
     ports: dict[str, int]
     password_file: str = ""
+    data_dir: str = ""
 
     @property
     def replica_names(self) -> list[str]:
@@ -300,6 +301,8 @@ def party_config(plan: Plan, party: str) -> dict[str, Any]:
             table["tls"] = {"certificate": CERTIFICATE, "key": CERTIFICATE_KEY}
     if role == "node":
         table["node"] = {"apps": plan.apps, "partition": int(number), "partitions": plan.nodes}
+        if plan.data_dir:
+            table["node"]["data_dir"] = plan.data_dir
     return table
 
 

@@ -1,7 +1,14 @@
 """Where the seconds of each round went: the parties' data/rounds.jsonl merged with the committee's records.
 
-Nodes work side by side, so a phase takes as long as its slowest node. `consensus` is everything that waits for the
-committee to order, receive or certify; `chain` is the anchoring of the certificate.
+Nodes work side by side and the round waits for the last of them, so its phases count:
+
+    train     the app's fit
+    protect   quantising, splitting or encrypting, proving, sealing
+    deliver   until 2f + 1 replicas have the update and gave receipts for their checked pieces
+    order     what waits for an operation to be ordered and answered: the round's opening, the update, the completion
+    open      contributions, opening, the next model, the certificate
+    chain     anchoring of the certificate
+    other     the rest: noticing that there is a round, the chain's word on its parent, fetching the model
 """
 
 from __future__ import annotations
@@ -14,7 +21,7 @@ from typing import Any
 
 from koinon.rounds.state import Round, Task
 
-PHASES = ("train", "protect", "consensus", "open", "chain")
+PHASES = ("train", "protect", "deliver", "order", "open", "chain", "other")
 
 Lines = list[dict[str, Any]]
 
@@ -52,20 +59,24 @@ def merge(identity: bytes, task: Task, nodes: Lines, aggregator: Lines) -> list[
     for round_ in certified:
         trained = _of(nodes, identity, round_.number)
         steered = _of(aggregator, identity, round_.number)
+        last = max(trained, key=lambda line: int(line.get("time_ms", 0)), default={})
         phases = {
-            "train": _slowest(trained, "train"),
-            "protect": _slowest(trained, "protect"),
-            "consensus": _slowest(trained, "deliver", "submit") + _slowest(steered, "open_round", "complete"),
-            "open": _slowest(steered, "open", "certify"),
-            "chain": _slowest(steered, "chain"),
+            "train": _spent([last], "train"),
+            "protect": _spent([last], "protect"),
+            "deliver": _spent([last], "deliver"),
+            "order": _spent([last], "submit") + _spent(steered, "open_round", "complete"),
+            "open": _spent(steered, "open", "certify"),
+            "chain": _spent(steered, "chain"),
         }
         following = next((each for each in task.rounds if each.number == round_.number + 1), None)
+        seconds = _seconds(round_, following, phases["chain"])
+        phases["other"] = max(0.0, seconds - sum(phases.values()))
         rows.append(
             RoundTimes(
                 number=round_.number,
                 accepted=len(round_.submissions),
                 accuracy=round_.accuracy(),
-                seconds=_seconds(round_, following, phases["chain"]),
+                seconds=seconds,
                 phases=phases,
             )
         )
@@ -80,7 +91,7 @@ def _of(lines: Lines, identity: bytes, number: int) -> Lines:
     ]
 
 
-def _slowest(lines: Lines, *phases: str) -> float:
+def _spent(lines: Lines, *phases: str) -> float:
     return max((sum(float(line.get(phase, 0.0)) for phase in phases) for line in lines), default=0.0)
 
 

@@ -41,7 +41,7 @@ BASELINE_SECONDS = 300
 AUDIT_SECONDS = 300
 TASK_SECONDS_MAX = 1800.0
 CORES_FOR_PARALLEL_BASELINE = 4
-LOG_COLUMNS = 120
+LOG_COLUMNS = 160
 
 
 @dataclass
@@ -172,7 +172,7 @@ class Demo:
 
 def table(rows: list[RoundTimes], mode: str) -> Table:
     """The closing table."""
-    shown = Table(title=f"mode {mode}: seconds by phase (the slowest node's)", title_justify="left")
+    shown = Table(title=f"mode {mode}: seconds by phase (of the node that came last)", title_justify="left")
     for name in ("round", "accepted", "accuracy", "seconds", *PHASES):
         shown.add_column(name, justify="right")
     for row in rows:

@@ -53,12 +53,14 @@ class LocalFederation:
         nodes: int = 5,
         paillier_bits: int = 0,
         apps: Sequence[str] = (),
+        data_dir: Path | None = None,
+        examples_max: int = 0,
         tls: bool = False,
         host: str = "127.0.0.1",
         say: Say = lambda line: None,
     ) -> None:
-        """`apps` as of koinon-provision's --app (NAME=PATH:ATTR). The chain listens on `host`. `say` hears of each
-        step.
+        """`apps`, `data_dir` and `examples_max` (0: its default) as of koinon-provision. The chain listens on `host`.
+        `say` hears of each step.
         """
         self.folder = folder.resolve()
         self.home_folder = self.folder / "federation"
@@ -70,6 +72,8 @@ class LocalFederation:
         self._options = [
             f"--replicas={replicas}", f"--nodes={nodes}", f"--paillier-bits={paillier_bits}", "--port-base=0",
             *(f"--app={each}" for each in apps), *(["--tls"] if tls else []),
+            *([f"--data-dir={data_dir}"] if data_dir else []),
+            *([f"--examples-max={examples_max}"] if examples_max else []),
         ]  # fmt: skip
         self._host = host
         self._say = say

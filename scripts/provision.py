@@ -81,6 +81,7 @@ def provision(
     app_option: Annotated[
         list[str] | None, typer.Option("--app", metavar="NAME=PATH:ATTR", help="A user module of every node.")
     ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Handed to every node's apps as data-dir.")] = None,
     password_file: Annotated[
         Path | None, typer.Option(help="One password for all keystores; homes point to it (default: random ones).")
     ] = None,
@@ -98,6 +99,7 @@ def provision(
         name=name, rpc=rpc, hosts=hosts, replicas=replicas, nodes=nodes, paillier_bits=paillier_bits, tls=tls,
         examples_max=examples_max, credits=credits, apps=parse_apps(app_option or []), ports={},
         password_file=str(password_file.resolve()) if password_file else "",
+        data_dir=str(data_dir.resolve()) if data_dir else "",
     )  # fmt: skip
     make_private(out)
     work = Provisioning(

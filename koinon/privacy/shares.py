@@ -24,7 +24,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from hashlib import sha256
 from itertools import combinations
+from threading import Lock
 
 import numpy as np
 
@@ -40,8 +42,38 @@ from .validation import Alignment, Bound, Verifier, fill_up, mask_vector, prove
 SEED_BYTES = 32
 COMMITMENT_BYTES = 32
 REPLICAS_MAX = 10
+PROVED_MAX = 1024
 
 _ENTRY_BYTES = 1 + SEED_BYTES
+
+
+class _Proved:
+    """Which proofs were checked in this process, by a digest of all that the check depends on; the last few."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, None] = {}
+        self._lock = Lock()
+
+    def require(self, setting: Setting, node: bytes, public: bytes, verifier: Verifier | None = None) -> None:
+        """InvalidProof unless the public part's proof holds. A replica meets it twice: for the receipt, and when the
+        round is certified."""
+        name = sha256(_context(setting, node) + public).digest()
+        if name in self._known:
+            return
+        (verifier or _verifier(setting, node, public)).require_public()
+        with self._lock:
+            while len(self._known) >= PROVED_MAX:
+                del self._known[next(iter(self._known))]
+            self._known[name] = None
+
+    def forget(self) -> None:
+        with self._lock:
+            self._known.clear()
+
+
+_PROVED = _Proved()
+forget_proofs = _PROVED.forget
+"""Check every proof afresh from here on, as a process that starts does."""
 
 
 class Shares:
@@ -73,7 +105,7 @@ class Shares:
         if setting.norm:
             try:
                 verifier = _verifier(setting, node, public)
-                verifier.require_public()
+                _PROVED.require(setting, node, public, verifier)
                 for number, seed in seeds.items():
                     verifier.require_component(number, seed)
             except InvalidProof as error:
@@ -165,7 +197,7 @@ class Shares:
         require_no_witness(witness)
         for node, public in publics.items() if setting.norm else ():
             try:
-                _verifier(setting, node, public).require_public()
+                _PROVED.require(setting, node, public)
             except BadPiece as error:
                 raise CannotOpen(f"the accepted update of node 0x{node.hex()}: {error.message}") from error
         return self.open(setting, publics, digests, components).values

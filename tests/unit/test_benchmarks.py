@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scripts import _baselines, bench_privacy
+from koinon.rounds.operations import TaskSpec
+from koinon.rounds.state import Round, Task
+from koinon.wire import RoundCertificate
+from scripts import _baselines, bench_privacy, bench_rounds
+from scripts._rounds import PHASES, RoundTimes, merge
 
+TASK = bytes([7] * 32)
 ROW = {"name", "params", "n", "clients", "client_s", "replica_s", "open_s", "verify_s", "bytes_up"}
 
 
@@ -29,3 +34,47 @@ def test_a_row_of_the_nodes_mode_has_every_figure() -> None:
     row = bench_privacy.masked_row(500, 4)
     assert set(row) == ROW
     assert row["bytes_up"] > 4 * 500
+
+
+def test_modes_take_turns_and_each_begins_as_often() -> None:
+    assert list(bench_rounds.in_turns(["a", "b"], 4)) == ["a", "b", "b", "a"] * 2
+
+
+def test_a_row_of_rounds_has_medians_and_the_share_of_ordering() -> None:
+    measured = bench_rounds.Measured(
+        [RoundTimes(number, 3, None, seconds, dict.fromkeys(PHASES, 0.02)) for number, seconds in ((2, 1.0), (3, 4.0))],
+        [{"node": 2.0}, {"node": 3.0}],
+    )
+    row = bench_rounds.row("shares", measured, 2.0)
+    assert (row["seconds"], row["ratio"], row["cpu_s"]) == (2.5, 1.25, 2.5)
+    assert row["order_percent"] == pytest.approx((2 + 0.5) / 2)
+    assert {"train", "protect", "deliver", "order", "open", "chain"} <= set(row)
+
+
+def test_a_rounds_phases_are_those_of_the_node_that_came_last() -> None:
+    task = certified_task()
+    about = {"task": "0x" + "07" * 32, "round": 1}
+    early = {**about, "train": 9.0, "protect": 9.0, "deliver": 9.0, "submit": 9.0, "time_ms": 1}
+    late = {**about, "train": 1.0, "protect": 0.5, "deliver": 0.25, "submit": 0.125, "time_ms": 2}
+    steered = {**about, "open_round": 0.1, "open": 0.2, "certify": 0.3, "complete": 0.4, "chain": 0.5}
+    (row,) = merge(TASK, task, [late, early], [steered])
+    assert row.phases == pytest.approx(
+        {"train": 1.0, "protect": 0.5, "deliver": 0.25, "order": 0.625, "open": 0.5, "chain": 0.5, "other": 6.625}
+    )
+
+
+def certified_task() -> Task:
+    """One certified round of nine and a half seconds until it was certified."""
+    certificate = RoundCertificate(
+        task=TASK, round=1, epoch=0, parent_model=TASK, model=TASK, updates_root=TASK, opening=TASK, rewards_root=TASK,
+        rewards_total=0, participants=2,
+    )  # fmt: skip
+    done = Round(
+        number=1, phase="certified", parent_model=TASK, cohort=(), examples_cap=1, opened_ms=1_000, deadline_ms=20_000,
+        certified_ms=10_500, certificate=certificate,
+    )  # fmt: skip
+    spec = TaskSpec(
+        name="t", app="a", mode="plain", strategy="fedavg", rounds=1, initial_model=TASK, dimension=4, clip=1,
+        bits=16, cohort_min=2, cohort_max=2, round_ms=60_000, reward=0, nonce=0, config=(),
+    )  # fmt: skip
+    return Task(spec=spec, submitter=bytes(20), created_ms=0, status="active", model=TASK, rounds=[done])

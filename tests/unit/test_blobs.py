@@ -39,3 +39,24 @@ def test_missing_and_oversized_blobs_are_typed_errors(tmp_path: Path) -> None:
     digest = store.put(b"1234")
     store.discard(digest)
     assert digest not in store
+
+
+def test_a_store_that_remembers_does_not_hash_again_what_it_just_checked(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path, recent_bytes_max=10)
+    digest = store.put(b"content")
+    store.path(digest).write_bytes(b"Content")
+    assert store.get(digest) == b"content"
+    store.discard(digest)
+    with pytest.raises(Unavailable):
+        store.get(digest)
+
+
+def test_a_store_remembers_no_more_bytes_than_it_may(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path, recent_bytes_max=10)
+    first, large, last = store.put(b"1234567"), store.put(b"12345678901"), store.put(b"7654321")
+    for digest in (first, large, last):
+        store.path(digest).write_bytes(b"altered")
+    assert store.get(last) == b"7654321"
+    for forgotten in (first, large):
+        with pytest.raises(BlobMismatch):
+            store.get(forgotten)

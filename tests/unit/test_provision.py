@@ -117,7 +117,7 @@ def site(rpc: str, tmp_path_factory: pytest.TempPathFactory) -> Site:
     options = [
         "--out", str(homes), "--rpc", rpc, "--nodes", str(NODES), "--port-base", "0", "--paillier-bits", "2048",
         "--tls", "--examples-max", "500", "--credits", "77", "--app", "mnist=somewhere.mnist:client_fn",
-        "--name", "test", "--json",
+        "--data-dir", "/srv/mnist", "--name", "test", "--json",
     ]  # fmt: skip
     said = json.loads(run(*options).stdout)
     assert set(said["homes"]) >= {"replica-0", "aggregator", "node-1"}
@@ -167,6 +167,7 @@ def test_nodes_know_their_partition_and_their_apps(site: Site) -> None:
     node = load_party(site.homes / "node-1").node
     assert (node.partition, node.partitions) == (1, NODES)
     assert node.apps == {"mnist": "somewhere.mnist:client_fn"}
+    assert node.data_dir == "/srv/mnist"
 
 
 def test_no_two_parties_listen_on_one_port(site: Site) -> None:

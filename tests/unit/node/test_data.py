@@ -60,6 +60,16 @@ def test_cifar_is_read_from_binary_batches(tmp_path: Path, inner: str, test_name
     assert found.train_labels.tolist() == [0, 1, 2, 3] * 5
 
 
+def test_a_part_of_cifar_is_chosen_by_the_labels_of_all_of_it(tmp_path: Path) -> None:
+    for name in (*data.CIFAR10_TRAIN, "test_batch.bin"):
+        (tmp_path / name).write_bytes(cifar_rows(4))
+    whole = data.cifar10(tmp_path, urls=())
+    part = data.cifar10(tmp_path, urls=(), chosen=lambda labels: np.flatnonzero(labels == 2))
+    assert part.train_labels.tolist() == [2] * 5
+    np.testing.assert_array_equal(part.train_images, whole.train_images[2::4])
+    np.testing.assert_array_equal(part.test_images, whole.test_images)
+
+
 def test_cifar_without_a_test_batch_says_so(tmp_path: Path) -> None:
     for name in data.CIFAR10_TRAIN:
         (tmp_path / name).write_bytes(cifar_rows(1))

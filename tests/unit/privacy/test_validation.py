@@ -268,6 +268,20 @@ def test_an_auditor_refuses_an_accepted_update_whose_proof_fails_and_names_its_n
         federation.verify(opened.witness)
 
 
+def test_a_proof_is_checked_once_and_counts_for_nothing_but_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    federation = Federation("shares", [X, -X, X], norm=NORM)
+    opened = federation.open()
+    shares_module.forget_proofs()
+    federation.verify(opened.witness)
+    checked: list[object] = []
+    monkeypatch.setattr(shares_module.Verifier, "require_public", lambda self: checked.append(self))
+    federation.verify(opened.witness)
+    assert not checked
+    others = Federation("shares", [X, -X, X], norm=NORM, seed="other")
+    others.verify(others.open().witness)
+    assert len(checked) == 3
+
+
 # --- what it hides ---------------------------------------------------------------------------------------------
 
 

@@ -5,9 +5,10 @@ short random a. These are ordinary Paillier ciphertexts: stock phe adds and decr
 
 Opening (threshold n-th roots, see `paillier_key`): let c be a summed ciphertext, c = (1 + m*n) * r^n mod n^2, and
 x = c mod n = r^n mod n. Replica j publishes x^s_j mod n. With D = n_replicas! and the integer Lagrange coefficients
-L_j of any 2f+1 replicas, w = prod (x^s_j)^(2 L_j) = r^(2 D^2); as 2 D^2 and n are coprime, u * 2 D^2 + v * n = 1 and
-r = w^u * x^v mod n. The factor 2 makes the sign of a partial irrelevant. Then m = (c * r^-n mod n^2 - 1) / n, and the
-division is exact if and only if r is the root: a lie is found by its result, and another subset is tried.
+L_j of any 2f+1 replicas, prod (x^s_j)^(2 L_j) = r^(2 D^2 k), and 2 D^2 k = 1 + l*n for a small l: so r is that product
+times x^-l mod n. The factor 2 makes the sign of a partial irrelevant. Then comes r^n mod n^2, which is nearly all that
+combining costs, and c = r^n + m*n*r^n gives m; c - r^n is divisible by n if and only if r is the root: a lie is found
+by its result, and another subset is tried.
 
 Witness: m and r of every summed ciphertext. Whoever has the public key checks raw_encrypt(m, r_value=r) = c, here all
 at once: prod c_i^e_i = (1 + n * sum e_i m_i) * (prod r_i^e_i)^n mod n^2, for 128-bit e_i drawn from a hash of
@@ -27,7 +28,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations
 
@@ -47,6 +47,7 @@ from .paillier_key import PublicKey, key_of, masks_of, share_of
 from .phe_interop import require_encryption
 
 CHALLENGE_BYTES = 16
+SEARCH_BYTES = 8
 
 
 class Paillier:
@@ -187,43 +188,18 @@ def require_openings(key: PublicKey, sums: Sequence[mpz], plains: Sequence[mpz],
 # --- the pieces of an opening ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Exponents:
-    """u and v with u * 2 D^2 + v * n = 1 and u < 0 < v, so that both powers are of non-negative exponents."""
-
-    minus_u: mpz
-    v: mpz
-
-    @classmethod
-    def of(cls, key: PublicKey) -> _Exponents:
-        doubled = 2 * key.delta**2
-        v = gmpy2.invert(key.n, doubled)
-        return cls((v * key.n - 1) // doubled, v)
-
-
 def _roots(key: PublicKey, residues: Sequence[mpz], partials: Mapping[int, Sequence[mpz]]) -> list[mpz]:
-    """r for each x = r^n mod n, if the partials are right: (w^-1)^(-u) * x^v mod n."""
-    inverse = _inverse_combination(key, partials)
-    exponents = _Exponents.of(key)
-    raised = powers(inverse, exponents.minus_u, key.n)
-    return [w * gmpy2.powmod(x, exponents.v, key.n) % key.n for w, x in zip(raised, residues, strict=True)]
-
-
-def _inverse_combination(key: PublicKey, partials: Mapping[int, Sequence[mpz]]) -> list[mpz]:
-    """w^-1 = prod partial_j^(-2 L_j), with one inversion each."""
+    """r for each x = r^n mod n, if the partials are right: prod partial_j^(2 L_j) * x^-l, with one inversion each."""
     coefficients = lagrange_at_zero([j + 1 for j in partials], key.replicas)
     above: list[list[mpz]] = []
-    below: list[list[mpz]] = []
+    below = [powers(residues, 2 * key.delta**2 * key.scale // key.n, key.n)]
     for j, column in partials.items():
         coefficient = 2 * coefficients[j + 1]
-        side = above if coefficient < 0 else below
+        side = above if coefficient > 0 else below
         side.append(powers(column, mpz(abs(coefficient)), key.n))
-    numerators = [_product(key, row) for row in zip(*above, strict=True)] if above else None
+    numerators = [_product(key, row) for row in zip(*above, strict=True)]
     denominators = [_product(key, row) for row in zip(*below, strict=True)]
-    inverted = [gmpy2.invert(value, key.n) for value in denominators]
-    if numerators is None:
-        return inverted
-    return [a * b % key.n for a, b in zip(numerators, inverted, strict=True)]
+    return [a * gmpy2.invert(b, key.n) % key.n for a, b in zip(numerators, denominators, strict=True)]
 
 
 def _agreeing_subsets(
@@ -231,18 +207,18 @@ def _agreeing_subsets(
 ) -> tuple[list[tuple[int, ...]], frozenset[int]]:
     """Subsets of 2f+1 replicas whose partials take the root, and the replicas that are in none of them.
 
-    All ciphertexts are folded into one by random exponents first; the search ends when nobody is left to clear.
+    All ciphertexts are folded into one by random exponents first (short ones: what passes wrongly is found out when it
+    opens nothing); the search ends when nobody is left to clear.
     """
     columns = list(partials.values())
-    challenges = _challenges(_digest(key, sums, *columns), len(sums))
+    challenges = _challenges(_digest(key, sums, *columns), len(sums), SEARCH_BYTES)
     residue = product_of_powers([c % key.n for c in sums], challenges, key.n)
-    target = gmpy2.powmod(gmpy2.invert(residue, key.n), 2 * key.delta**2, key.n)
     folded = {j: [product_of_powers(column, challenges, key.n)] for j, column in partials.items()}
     valid: list[tuple[int, ...]] = []
     suspects = set(partials)
     for subset in combinations(sorted(partials), 2 * setting.faulty + 1):
-        (inverse,) = _inverse_combination(key, {j: folded[j] for j in subset})
-        if gmpy2.powmod(inverse, key.n, key.n) == target:  # w^n = x^(2 D^2), hence r^n = x
+        (root,) = _roots(key, [residue], {j: folded[j] for j in subset})
+        if gmpy2.powmod(root, key.n, key.n) == residue:
             valid.append(subset)
             suspects -= set(subset)
         if not suspects:
@@ -254,10 +230,10 @@ def _plaintexts(key: PublicKey, sums: Sequence[mpz], roots: Sequence[mpz]) -> li
     """m of each c = (1 + m*n) * r^n mod n^2, or None when some r is no root."""
     plains = []
     for c, mask in zip(sums, powers(roots, key.n, key.n2), strict=True):
-        plain, rest = gmpy2.f_divmod(c * gmpy2.invert(mask, key.n2) % key.n2 - 1, key.n)
+        masked, rest = gmpy2.f_divmod((c - mask) % key.n2, key.n)
         if rest:
             return None
-        plains.append(plain)
+        plains.append(masked * gmpy2.invert(mask, key.n) % key.n)
     return plains
 
 
@@ -336,9 +312,9 @@ def _digest(key: PublicKey, sums: Sequence[mpz], *columns: Sequence[mpz]) -> byt
     return keccak(b"".join(keccak(field) for field in fields))
 
 
-def _challenges(seed: bytes, count: int) -> list[bytes]:
-    stream = hashlib.shake_256(seed).digest(CHALLENGE_BYTES * count)
-    return [stream[i : i + CHALLENGE_BYTES] for i in range(0, len(stream), CHALLENGE_BYTES)]
+def _challenges(seed: bytes, count: int, width: int = CHALLENGE_BYTES) -> list[bytes]:
+    stream = hashlib.shake_256(seed).digest(width * count)
+    return [stream[i : i + width] for i in range(0, len(stream), width)]
 
 
 def _join(values: Iterable[mpz], width: int) -> bytes:

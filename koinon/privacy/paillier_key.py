@@ -3,17 +3,19 @@
 Key: n = p*q with p = q = 3 (mod 4), gcd(p-1, q-1) = 2, and hs = h^n mod n^2 for h = -y^2 (Damgård, Jurik, Nielsen
 2010, "A generalization of Paillier's public-key system with applications to electronic voting", section 4.2).
 
-Sharing: d = n^-1 mod lambda takes n-th roots, (r^n)^d = r mod n. The dealer draws an integer polynomial
-F(x) = D*d + a_1 x + ... + a_t x^t, with D = (number of replicas)! and t = 2f, and gives F(j+1) to replica j (Rabin
-1998, "A simplified approach to threshold and proactive RSA", section 3; Damgård, Koprowski 2001, "Practical
-threshold RSA signatures without a trusted dealer"). Nobody may reduce modulo the secret lambda, so the shares are
-integers. They hide d: for any t replicas there is an integer polynomial H with H(0) = D that is zero at their points
-and has coefficients below D*(replicas + 1); F and F + (d' - d)*H give these replicas the same shares, and as each a_i
-is uniform below 2^128 * D^2 * n the two are within 2^-128 of each other. For the same reason the openings of the
-other replicas, x^F(j), can be computed from these shares and the root r: an opening tells no more than r.
+Sharing: d = n^-1 mod lambda takes n-th roots, (r^n)^d = r mod n. Openings multiply the shared exponent by 2*D^2, with
+D = (number of replicas)!; so that this costs no power of full length afterwards, e = k*d mod lambda is shared, where
+k = (2*D^2)^-1 mod n is public. The dealer draws an integer polynomial F(x) = D*e + a_1 x + ... + a_t x^t, with
+t = 2f, and gives F(j+1) to replica j (Rabin 1998, "A simplified approach to threshold and proactive RSA", section 3;
+Damgård, Koprowski 2001, "Practical threshold RSA signatures without a trusted dealer"). Nobody may reduce modulo the
+secret lambda, so the shares are integers. They hide e: for any t replicas there is an integer polynomial H with
+H(0) = D that is zero at their points and has coefficients below D*(replicas + 1); F and F + (e' - e)*H give these
+replicas the same shares, and as each a_i is uniform below 2^128 * D^2 * n the two are within 2^-128 of each other.
+For the same reason the openings of the other replicas, x^F(j), can be computed from these shares and the root r: an
+opening tells no more than r.
 
 The dealer commits to the sharing (Feldman 1987, "A practical scheme for non-interactive verifiable secret sharing"):
-C_k = v^a_k mod n for each coefficient, C_0 = v^(D*d), for a public v. Anybody checks that C_0^n = v^D, so that the
+C_k = v^a_k mod n for each coefficient, C_0 = v^(D*e), for a public v. Anybody checks that C_0^n = v^(D*k), so that the
 shared exponent does take n-th roots; replica j checks v^F(j+1) = prod C_k^((j+1)^k), so that its share is the one
 that the others' shares belong with. v is hashed from n, so that the dealer did not choose it. But it may choose n: if
 v is a 5th power modulo a prime factor p = 1 (mod 5), shares that are off by a fifth of v's order pass, and open
@@ -109,6 +111,11 @@ class PublicKey:
     def delta(self) -> int:
         return factorial(self.replicas)
 
+    @property
+    def scale(self) -> mpz:
+        """k with 2 * delta^2 * k = 1 (mod n)."""
+        return gmpy2.invert(2 * self.delta**2, self.n)
+
 
 class Dealt(NamedTuple):
     """A dealer's work, encoded: the public key, one secret share a replica, and the public commitments to them (to all
@@ -149,8 +156,8 @@ def deal(p: mpz, q: mpz, replicas: int, entropy: Entropy, *, epoch: int = 0) -> 
     hs = gmpy2.powmod(h, n, n * n)
     key = PaillierKey(bits=bits, replicas=replicas, epoch=epoch, n=_wide(n, bits // 8), hs=_wide(hs, bits // 4))
     public_key = encode(key)
-    root = gmpy2.invert(n, gmpy2.lcm(p - 1, q - 1))
-    delta = factorial(replicas)
+    order, delta = gmpy2.lcm(p - 1, q - 1), factorial(replicas)
+    root = gmpy2.invert(n, order) * gmpy2.invert(2 * delta**2, n) % order
     degree = 2 * ((replicas - 1) // 3)
     bound = (delta * delta * n) << HIDING_BITS
     coefficients = [delta * root, *(_below(bound, entropy) for _ in range(degree))]
@@ -172,8 +179,9 @@ def require_dealing(public_key: bytes, commitments: Sequence[bytes]) -> None:
     expected = BASES * _coefficients(key)
     if len(commitments) != expected or any(len(each) != key.plain_bytes for each in commitments):
         raise BadPiece(f"a dealing to {key.replicas} replicas has {expected} commitments of {key.plain_bytes} bytes")
+    expected_root = key.delta * key.scale
     for base, row in _rows(key, commitments):
-        if gmpy2.powmod(row[0], key.n, key.n) != gmpy2.powmod(base, key.delta, key.n):
+        if gmpy2.powmod(row[0], key.n, key.n) != gmpy2.powmod(base, expected_root, key.n):
             raise BadPiece("the dealer shared an exponent that takes no n-th roots")
 
 

@@ -16,6 +16,8 @@ from koinon.encoding import keccak
 from koinon.errors import BlobMismatch, Oversized, Unavailable
 
 BLOB_BYTES_MAX = 256 * 1024 * 1024
+RECENT_BYTES_MAX = 32 * 1024 * 1024
+"""What a replica's store remembers: a round's updates, while models are small."""
 
 
 class BlobStore:

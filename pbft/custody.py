@@ -22,7 +22,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from koinon.blobs import BLOB_BYTES_MAX, BlobStore
+from koinon.blobs import BLOB_BYTES_MAX, RECENT_BYTES_MAX, BlobStore
 from koinon.config import FederationFile, write_atomically
 from koinon.encoding import ZERO_DIGEST, decode, encode, from_hex, keccak
 from koinon.errors import (
@@ -61,8 +61,6 @@ from .waiting import Changes, SingleFlight, Workers
 
 PIECE_BYTES_MAX = BLOB_BYTES_MAX
 OPENING_BYTES_MAX = 1 << 20
-RECENT_BYTES_MAX = 32 << 20
-"""Of blobs that were just hashed, this much stays in memory: a round's updates, while models are small."""
 SMALL_BYTES_MAX = 4096
 ROUND_WAIT_SECONDS = 5.0
 """So long a replica that is a step behind waits for a round that the caller has seen already."""

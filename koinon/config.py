@@ -190,6 +190,10 @@ class PartyConfig(Setting, frozen=True):
     node: NodeSettings = NodeSettings()
 
 
+JOURNAL_FILE = "journal"
+"""In a replica's data folder: what it signed. Made empty together with the home; a missing one is a lost one."""
+
+
 def load_party(home: Path) -> PartyConfig:
     """Read `home`/config.toml. ConfigError or UnknownKey with what to do."""
     path = home / "config.toml"

@@ -1,8 +1,8 @@
 """The replica's state and the tools that all its layers use: signing, emitting, checkpoints and watermarks.
 
 A replica serves one epoch of the committee. It is built in layers, one duty each: `Core` (state, checkpoints; section
-4.3), `Ordering` (three phases and execution; 4.2), `Views` (view changes; 4.4 and 4.5), `Recovery` (state from peers
-and from disk), `Replica` (events, clients, peers' lag).
+4.3), `Ordering` (three phases and execution; 4.2), `Views` (view changes; 4.4 and 4.5), `Rejoin` (a lost journal),
+`Recovery` (state from peers and from disk), `Replica` (events, clients, peers' lag).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from .messages import (
     CheckpointVote,
     PeerMessage,
     Record,
+    Recovering,
     SignedNewView,
     SignedViewChange,
     Status,
@@ -98,7 +99,10 @@ class Core:
         self._head: tuple[Pending | None, int] = (None, 0)
         self._attempts = 0
         self._assigned = low
-        self._forgotten_view = -1
+        self._lost: Recovering | None = None
+        self._since_ms = 0
+        self._responses: dict[int, int] = {}
+        self._granted_ms: dict[int, list[int]] = {}
         self._proposed_time_ms = 0
         self._checkpoint_votes: dict[int, dict[int, CheckpointVote]] = {}
         self._snapshots: dict[int, bytes] = {}
@@ -137,6 +141,16 @@ class Core:
     def handed_over(self) -> bool:
         """Whether this epoch's last entry was executed: what follows is another committee's."""
         return self.execution.epoch > self.epoch
+
+    @property
+    def recovering(self) -> bool:
+        """Whether this replica lost its journal and cannot yet do all that a member does (`pbft.rejoin`)."""
+        return self._lost is not None
+
+    @property
+    def silent(self) -> bool:
+        """Whether it must not vote or propose in its view, since it may have done so and forgotten it."""
+        return self._lost is not None and not 0 < self._lost.view <= self.view
 
     def seal(self, said: Reply | Replies) -> bytes:
         """The signed bytes of one or more replies that this replica gave."""
@@ -299,7 +313,9 @@ class Core:
 
     def retained(self) -> tuple[Record, ...]:
         """The journal that a restart needs: the checkpoint, the view, and what was signed above the watermark."""
-        records: list[Record] = [self.certificate] if self.certificate != GENESIS else []
+        records: list[Record] = [self._lost] if self._lost is not None else []
+        if self.certificate != GENESIS:
+            records.append(self.certificate)
         if self._new_view is not None:
             records.append(self._new_view)
         if not self.active:

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from prometheus_client import Counter, Gauge
 
+from koinon.config import JOURNAL_FILE
 from koinon.encoding import encode
 from koinon.errors import KoinonError, RemoteError, Unavailable, WrongEpoch
 from koinon.observe import SEQUENCE, refused
@@ -51,6 +52,7 @@ from .events import (
 from .evidence import EvidenceFile, transferable
 from .inbox import CLIENTS, OWN, Inbox
 from .journal import Journal, Snapshots
+from .messages import Recovering
 from .replica import Replica
 from .replies import Replies
 from .reports import Reports
@@ -77,7 +79,7 @@ class Disk:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.journal = Journal(folder / "journal")
+        self.journal = Journal(folder / JOURNAL_FILE)
         self.archive = Archive(folder / "archive")
         self.snapshots = Snapshots(folder / "snapshots")
         self.evidence = EvidenceFile(folder / "evidence")
@@ -275,6 +277,8 @@ class Engine:
 
     def _speak(self, effect: Effect) -> None:
         match effect:
+            case Persist(record=Recovering(view=view, over=over)):
+                log.info("recovered from a lost journal" if over else "speaks again", extra={"view": view})
             case Send(to=to, message=message):
                 self._send(self._others if to == ALL else (to,), encode(message))
             case Respond(reply=reply):

@@ -216,8 +216,9 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class GaveUp:
-    """This replica leaves `view`, whose primary is `primary`: `reason` is "timeout", "slow", "unfair" (see `pbft.pace`)
-    or "clock" (its batches were refused for their time). `waited_ms` is how long the oldest request waited. Count it.
+    """This replica leaves `view`, whose primary is `primary`: `reason` is "timeout", "slow", "unfair" (see `pbft.pace`),
+    "clock" (its batches were refused for their time) or "recovery" (a replica without its journal asked for the next
+    view; the primary is to blame for nothing). `waited_ms` is how long the oldest request waited. Count it.
     """
 
     primary: int
@@ -297,6 +298,7 @@ class Settings:
     pace_rate_percent: int = 50
     unfair_ms: int = 1_000
     unfair_batches_max: int = 8
+    recovery_ms: int = 60_000
     status_ms: int = 250
     catch_up_ms: int = 500
     resend_slots_max: int = 16

@@ -7,17 +7,22 @@ so that a keystore in the wrong home is noticed.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from koinon.ceremony import SHARE_FILE
 from koinon.committees import HANDOVERS_FILE, Committees
-from koinon.config import FederationFile, load_federation, load_party, party_signer
+from koinon.config import JOURNAL_FILE, FederationFile, load_federation, load_party, party_signer
 from koinon.encoding import from_hex
 from koinon.epochs import Seat
 from koinon.errors import BadPiece, ConfigError, PrivacyError
 from koinon.opening import key_is_current
 from koinon.privacy import SealingKey
 from koinon.privacy.sealing import key_share_context
+
+from .journal import mark_loss
+
+log = logging.getLogger("koinon.pbft")
 
 
 class ReplicaHome:
@@ -31,6 +36,8 @@ class ReplicaHome:
         given = load_federation(path / self.config.federation)
         self._require_fitting(given)
         self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if mark_loss(self.data / JOURNAL_FILE):
+            log.warning("journal lost", extra={"reason": "this key votes again once it cannot contradict itself"})
         self.committees = Committees(given, self.data / HANDOVERS_FILE)
 
     @property

@@ -17,7 +17,7 @@ from koinon.errors import StorageDamaged
 from koinon.frames import FRAME_BYTES_MAX, HEADER_BYTES, frame_bytes, pack, read_frame, read_header
 from koinon.wire import CheckpointCertificate
 
-from .messages import Record, decode_record
+from .messages import Record, Recovering, decode_record
 
 SNAPSHOTS_KEPT = 2
 GROW_BYTES = 256 * 1024
@@ -55,6 +55,18 @@ def write_all(file: int, data: bytes, offset: int) -> None:
 def sync_data(file: int) -> None:
     """Make what was written durable, and of the file's attributes only what reading it back needs."""
     getattr(os, "fdatasync", os.fsync)(file)  # macOS has no fdatasync
+
+
+def mark_loss(path: Path) -> bool:
+    """Where there is no journal, begin one that says that what was signed before may be lost; whether that was so.
+
+    A home that is made for a key that never spoke has an empty journal: a missing one is a lost one.
+    """
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace(path, _group([encode(Recovering(epoch=0, view=0, over=False))]))
+    return True
 
 
 class Journal:

@@ -124,6 +124,28 @@ class Status(Message, frozen=True):
     executed: U63
 
 
+class RecoveryRequest(Message, frozen=True):
+    """Its sender lost its journal, and started at `since_ms` of its clock, which tells its answers from older ones. It
+    asks where the others stand, and speaks from `view` on (0 while it doesn't know): lower views are to be left."""
+
+    epoch: U32
+    since_ms: U63
+    view: U63
+
+
+class SignedRecoveryRequest(Message, frozen=True):
+    message: RecoveryRequest
+    signature: Signature
+
+
+class RecoveryResponse(Message, frozen=True):
+    """Its sender, whose journal is whole, is in `view` or left for it."""
+
+    epoch: U32
+    since_ms: U63
+    view: U63
+
+
 class Fetch(Message, frozen=True):
     """Asks for the batch of a digest that a NEW-VIEW proposed."""
 
@@ -143,6 +165,15 @@ class ViewRecord(Message, frozen=True):
 
     epoch: U32
     view: U63
+
+
+class Recovering(Message, frozen=True):
+    """Journal only: what this replica signed before may be lost. It signs nothing below `view` (0: in no view, since it
+    doesn't know yet which) and asks for no view change, until a record says that this is `over`."""
+
+    epoch: U32
+    view: U63
+    over: bool
 
 
 class Client(Message, frozen=True):
@@ -177,10 +208,12 @@ PeerMessage = (
     | SignedNewView
     | Relay
     | Status
+    | SignedRecoveryRequest
+    | RecoveryResponse
     | Fetch
     | Body
 )
-Record = CheckpointCertificate | PrePrepare | PreparedProof | ViewRecord | SignedNewView
+Record = CheckpointCertificate | PrePrepare | PreparedProof | ViewRecord | SignedNewView | Recovering
 
 
 def epoch_of(message: PeerMessage | Record) -> int | None:
@@ -190,9 +223,9 @@ def epoch_of(message: PeerMessage | Record) -> int | None:
             return message.vote.epoch
         case CheckpointVote() | CheckpointCertificate():
             return message.checkpoint.epoch
-        case SignedViewChange() | SignedNewView():
+        case SignedViewChange() | SignedNewView() | SignedRecoveryRequest():
             return message.message.epoch
-        case PrePrepare() | PreparedProof() | ViewRecord() | Status():
+        case PrePrepare() | PreparedProof() | ViewRecord() | Status() | RecoveryResponse() | Recovering():
             return message.epoch
         case _:
             return None

@@ -21,13 +21,10 @@ class Ordering(Core):
         """Assign sequence numbers while there are requests, room in the pipeline and room below the high mark.
 
         An idle pipeline takes what is there at once; a busy one waits for a full batch or the batch delay, so
-        that batches grow with the load. A primary whose disk was lost must not assign numbers twice: it waits
-        until a quorum has told where it stands, and stays silent in a view of which it forgot proposals. While a
-        change of the committee is pending it orders empty batches up to the handover, rather than wait for clients.
+        that batches grow with the load. While a change of the committee is pending it orders empty batches up to the
+        handover, rather than wait for clients.
         """
-        if not self.active or self.primary != self.index or self._forgotten_view == self.view:
-            return
-        if len(self._statuses) < self.committee.quorum - 1:
+        if not self.active or self.primary != self.index or self.silent:
             return
         settings = self.settings
         while (self.pool.ready() or self._pending_change()) and self._assigned < self._bound():
@@ -78,8 +75,6 @@ class Ordering(Core):
             self._report_primary(slot, message, named)
         elif slot.body(slot.digest) is not None:
             self._ignore(sender, "duplicate")
-        elif self.primary == self.index and slot.digest is None:
-            self._ignore(sender, "own")  # signed before we lost our memory; peers finish it without us
         elif slot.executed not in (None, named):
             raise Malformed(f"a batch for slot {slot.sequence}, where another one was executed")
         elif self._too_early(slot, message):
@@ -121,9 +116,13 @@ class Ordering(Core):
         return False
 
     def _vote_prepare(self, slot: Slot, message: PrePrepare, named: bytes) -> None:
-        """Accept a pre-prepare with its batch: write it down, then say PREPARE (the primary says nothing)."""
-        self._persist(message)
-        if self.primary != self.index:
+        """Accept a pre-prepare with its batch: write it down, then say PREPARE (the primary says nothing).
+
+        A silent replica only follows: it promises nothing, and so has nothing to write down.
+        """
+        if not self.silent:
+            self._persist(message)
+        if self.primary != self.index and not self.silent:
             ballot = self._sign_vote(Phase.PREPARE, slot.sequence, named)
             slot.prepares[self.index] = ballot
             self._broadcast(ballot)
@@ -204,10 +203,11 @@ class Ordering(Core):
             pre_prepare=slot.primary_signature,
             prepares=tuple(ballot.signature for _, ballot in votes),
         )
-        self._persist(slot.proof)
-        ballot = self._sign_vote(Phase.COMMIT, slot.sequence, slot.digest)
-        slot.commits[self.index] = ballot
-        self._broadcast(ballot)
+        if not self.silent:
+            self._persist(slot.proof)
+            ballot = self._sign_vote(Phase.COMMIT, slot.sequence, slot.digest)
+            slot.commits[self.index] = ballot
+            self._broadcast(ballot)
         self._try_committed(slot)
 
     def _try_committed(self, slot: Slot) -> None:

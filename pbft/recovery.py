@@ -8,11 +8,11 @@ from koinon.wire import CheckpointCertificate, Phase
 
 from .events import CatchUp, Misbehaved, Recovered
 from .log import Slot
-from .messages import PreparedProof, PrePrepare, Record, SignedNewView, ViewRecord, epoch_of
-from .views import Views
+from .messages import PreparedProof, PrePrepare, Record, Recovering, SignedNewView, ViewRecord, epoch_of
+from .rejoin import Rejoin
 
 
-class Recovery(Views):
+class Recovery(Rejoin):
     """Catching up and starting again."""
 
     # --- state transfer
@@ -66,6 +66,11 @@ class Recovery(Views):
 
     def _recover(self, event: Recovered) -> None:
         """Become what the disk says. Damage is loud: any doubt raises a KoinonError."""
+        self._since_ms = self.now_ms
+        for record in event.records:  # first, since it decides what the others promise
+            self._require_known_epoch(record)
+            if isinstance(record, Recovering):
+                self._forget(record)
         if event.certificate is not None and event.snapshot is not None:
             self.verifier.settled(event.certificate)
             self._require_known_epoch(event.certificate)
@@ -77,7 +82,6 @@ class Recovery(Views):
                 self.verifier.entry(entry, self.execution.epoch)
                 self._execute(entry, answer=False)
         for record in event.records:
-            self._require_known_epoch(record)
             if epoch_of(record) == self.epoch:
                 self._restore_record(record)
         self._assigned = max(self._assigned, self.executed)
@@ -121,7 +125,7 @@ class Recovery(Views):
     def _restore_pre_prepare(self, slot: Slot, record: PrePrepare) -> None:
         """Our word for this batch stands: sign it again (the same bytes), so that it can be sent again."""
         named = self.verifier.pre_prepare(record)
-        current = record.view == self.view and self.active
+        current = record.view == self.view and self.active and not self.silent
         if current:
             slot = self._slot(record.sequence)
         slot.bodies[named] = record.batch
@@ -137,7 +141,7 @@ class Recovery(Views):
     def _restore_proof(self, slot: Slot, record: PreparedProof) -> None:
         if slot.proof is None or record.view > slot.proof.view:
             slot.proof = record
-        if record.view != self.view or not self.active:
+        if record.view != self.view or not self.active or self.silent:
             return
         slot = self._slot(record.sequence)
         if slot.digest != record.digest:

@@ -37,8 +37,10 @@ from .messages import (
     Fetch,
     PeerMessage,
     PrePrepare,
+    RecoveryResponse,
     Relay,
     SignedNewView,
+    SignedRecoveryRequest,
     SignedViewChange,
     Status,
     decode_peer,
@@ -56,7 +58,7 @@ class Replica(Recovery):
     """One member of the committee. Synchronous, no I/O.
 
     Read-only for the shell: `view`, `active` (False during a view change), `stable` (last stable sequence),
-    `executed` (last executed sequence), `claimed` (as far as an honest peer got),
+    `executed` (last executed sequence), `claimed` (as far as an honest peer got), `waits_for` (after a lost journal),
     `primary` (index), `index`, `committee`, `execution`, `pool`.
     """
 
@@ -82,6 +84,7 @@ class Replica(Recovery):
                 self._recover(event)
         self._replay()
         self._propose()
+        self._end_recovery()
         self._tell_stable()
         self._tell_end()
         effects, self._effects = self._effects, []
@@ -120,6 +123,10 @@ class Replica(Recovery):
                     self._on_request(message.request, relayed=True)
                 case Status():
                     self._on_status(sender, message)
+                case SignedRecoveryRequest():
+                    self._on_recovery_request(sender, message)
+                case RecoveryResponse():
+                    self._on_recovery_response(sender, message)
                 case Fetch():
                     self._on_fetch(sender, message)
                 case Body():
@@ -164,8 +171,9 @@ class Replica(Recovery):
         if self.now_ms >= self._status_due_ms:
             self._status_due_ms = self.now_ms + self.settings.status_ms
             self._broadcast(
-                Status(epoch=self.epoch, view=self.view, active=self.active, stable=self.stable, executed=self.executed)
+                Status(epoch=self.epoch, view=self.view, active=self.active, stable=self.stable, executed=self._shown())
             )
+            self._ask_to_rejoin()
             if not self.active:
                 self._tell_view_change()
                 self._consider_view_changes()
@@ -174,7 +182,7 @@ class Replica(Recovery):
             self.pace.rest(self.now_ms)
         if self._lagging():
             self._on_lag()
-        elif self.active:
+        elif self.active and not self.recovering:
             self._check_primary()
         elif self._view_deadline_ms is not None and self.now_ms >= self._view_deadline_ms:
             self._start_view_change(self.view + 1)
@@ -214,8 +222,6 @@ class Replica(Recovery):
         """Answer with what the peer seems to lack; what it may merely not have received yet, only when it is stuck."""
         before = self._statuses.get(sender)
         self._statuses[sender] = status
-        if self.active and self.primary == self.index and self.claimed > self._assigned:
-            self._forgotten_view = self.view
         if self.now_ms < self._answer_due_ms.get(sender, 0):
             self._ignore(sender, "status-too-soon")  # a few bytes ask for megabytes
             return

@@ -350,6 +350,7 @@ class ReplicaServer:
             "lag": self._lag(),
             "catching_up": self.engine.catching_up,
             "clock_ahead_seconds": self.engine.reports.clock_ahead_ms / 1000,
+            "recovering": replica.waits_for,
             "chain": self.chain.state,
             "evidence": len(self.disk.evidence.kept),
             "dropped": self.peers.dropped(),
@@ -370,6 +371,8 @@ class ReplicaServer:
             found.append("catching up")
         if not self.replica.active:
             found.append("view change in progress")
+        if self.replica.recovering:
+            found.append(f"recovering: waits for {self.replica.waits_for}")
         return found
 
     def _state(self) -> str:

@@ -139,13 +139,13 @@ class Views(Ordering):
         arrived = [held for held in self._view_changes.values() if held.message.view >= self.view]
         if self._view_deadline_ms is None and len(arrived) >= self.committee.quorum:
             self._view_deadline_ms = self.now_ms + self.view_timeout_ms
-        agreeing = self._agreeing()
+        agreeing = self._agreeing(self.view)
         if self.primary == self.index and len(agreeing) >= self.committee.quorum:
             others = [held for signer, held in agreeing if signer != self.index]
             self._make_new_view([self._own_view_change(), *others[: self.committee.quorum - 1]])
 
-    def _agreeing(self) -> list[tuple[int, SignedViewChange]]:
-        return [(one, held) for one, held in sorted(self._view_changes.items()) if held.message.view == self.view]
+    def _agreeing(self, view: int) -> list[tuple[int, SignedViewChange]]:
+        return [(one, held) for one, held in sorted(self._view_changes.items()) if held.message.view == view]
 
     # --- beginning a view
 
@@ -172,8 +172,6 @@ class Views(Ordering):
             self._ignore(sender, "old-new-view")
             return
         stable = check_new_view(self.verifier, signed)
-        if self.committee.primary(target) == self.index:
-            self._forgotten_view = target  # our own word, and we don't remember it: what else did we say?
         self._persist(signed)
         self._advance(stable)
         self._enter(signed)

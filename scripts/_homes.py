@@ -21,6 +21,7 @@ import tomli_w
 
 from koinon.admission import ADMISSION_FILE, load_admission, save_admission
 from koinon.config import (
+    JOURNAL_FILE,
     FederationFile,
     ReplicaEntry,
     Setting,
@@ -47,12 +48,13 @@ AGGREGATOR_OFFSET = 100
 NODE_OFFSET = 200
 PORT_BASE_DEFAULT = 7000
 
-PLAN, FEDERATION, KEYSTORE, PASSWORD, CONFIG = (
+PLAN, FEDERATION, KEYSTORE, PASSWORD, CONFIG, DATA = (
     "plan.json",
     "federation.json",
     "keystore.json",
     "password",
     "config.toml",
+    "data",
 )
 AUTHORITY_CERTIFICATE, AUTHORITY_KEY = "ca.pem", "ca.key"
 CERTIFICATE, CERTIFICATE_KEY, CERTIFICATE_REQUEST = "tls.pem", "tls.key", "tls.csr"
@@ -306,11 +308,24 @@ def party_config(plan: Plan, party: str) -> dict[str, Any]:
     return table
 
 
-def make_replica_home(home: Path, *, url: str, host: str, port: int, tls: bool) -> None:
+def vouch_for_silence(home: Path, federation: FederationFile) -> None:
+    """The empty journal of a replica's home that is being made: this key has signed nothing for this federation.
+
+    Without a journal a replica takes it for lost, and waits for a view in which it cannot have spoken.
+    """
+    known = load_federation(home / FEDERATION).domain if (home / FEDERATION).exists() else None
+    if not (home / CONFIG).exists() or known not in (None, federation.domain):
+        make_private(home / DATA)
+        if not (home / DATA / JOURNAL_FILE).exists():
+            write_atomically(home / DATA / JOURNAL_FILE, b"", mode=0o600)
+
+
+def make_replica_home(home: Path, federation: FederationFile, *, url: str, host: str, port: int, tls: bool) -> None:
     """config.toml of a replica that federation.json does not name."""
     table: dict[str, Any] = {"role": "replica", "index": -1, "public_url": url, "listen": {"host": host, "port": port}}
     if tls:
         table["tls"] = {"certificate": CERTIFICATE, "key": CERTIFICATE_KEY}
+    vouch_for_silence(home, federation)
     write_atomically(home / CONFIG, tomli_w.dumps(table).encode())
 
 
@@ -319,6 +334,8 @@ def write_home(folder: Path, plan: Plan, party: str, federation: FederationFile)
     home = folder / party
     if home_complete(home, federation):
         return False
+    if party in plan.replica_names:
+        vouch_for_silence(home, federation)
     if not (home / CONFIG).exists():
         write_atomically(home / CONFIG, tomli_w.dumps(party_config(plan, party)).encode())
     save_federation(home / FEDERATION, federation)

@@ -167,7 +167,7 @@ def _make_home(home: Path, federation: Path, url: str, host: str) -> None:
     file = load_federation(federation)
     require_scheme(file, url)
     party_key(home, "")
-    make_replica_home(home, url=url, host=host, port=parts.port, tls=parts.scheme == "https")
+    make_replica_home(home, file, url=url, host=host, port=parts.port, tls=parts.scheme == "https")
     save_federation(home / FEDERATION, file)
     say(f"{home} is a replica's home")
     if parts.scheme == "https":

@@ -24,6 +24,7 @@ import tomli_w
 
 from koinon.client import CommitteeClient
 from koinon.config import (
+    JOURNAL_FILE,
     ContractAddresses,
     FederationFile,
     PaillierEntry,
@@ -119,6 +120,7 @@ class Committee:
         save_federation(home / "federation.json", self.first)
         write_atomically(home / "password", PASSWORD.encode())
         create_keystore(home / "keystore.json", PASSWORD, self.signers[index].secret)
+        write_atomically(home / "data" / JOURNAL_FILE, b"")
         table = {"role": "replica", "index": seat, "public_url": public_url, "log_level": self._log_level}
         listen: dict[str, Any] = {"listen": {"host": "127.0.0.1", "port": port}}
         if self.authority is not None:

@@ -34,9 +34,9 @@ class Checkers:
         self._ledger: list[tuple[bytes, bytes, int]] = []
 
     def said(self, index: int, message: object) -> None:
-        """An honest replica keeps its word, across crashes: one digest a (phase, epoch, view, sequence), no vote in a
-        view that it left. Who lost its disk may have lost its word with it: it counts toward f."""
-        if index in self._world.byzantine or index in self._world.forgetful:
+        """An honest replica keeps its word, across crashes and lost disks: one digest a (phase, epoch, view, sequence),
+        no vote in a view that it left."""
+        if index in self._world.byzantine:
             return
         if isinstance(message, SignedViewChange):
             place = (index, message.message.epoch)
@@ -57,9 +57,9 @@ class Checkers:
             raise Violation(f"replica {index} voted in view {vote.view} after leaving it")
 
     def convicted(self, index: int, effect: Evidence) -> None:
-        """Evidence only ever convicts liars, and who lost its disk and spoke again."""
+        """Evidence only ever convicts liars."""
         culprit = self._world.epochs.members(effect.first.vote.epoch)[effect.culprit]
-        if culprit not in self._world.byzantine and culprit not in self._world.forgetful:
+        if culprit not in self._world.byzantine:
             raise Violation(f"replica {index} convicts replica {culprit}, which is honest")
 
     def committed(self, index: int, effect: Committed) -> None:

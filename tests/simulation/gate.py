@@ -17,7 +17,8 @@ import pytest
 
 from koinon.errors import KoinonError
 
-from . import epoch_mutations as epoch_mutations  # it registers its own
+from . import epoch_mutations as epoch_mutations  # they register their own
+from . import recovery_mutations as recovery_mutations
 from .checkers import Violation
 from .mutations import MUTATIONS, Mutation
 from .weather import Stalled, play

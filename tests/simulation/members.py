@@ -145,7 +145,7 @@ class Epochs:
             following.remove(generator.choice(now))
         else:
             keys = {generator.choice(now): self._changes + 1}
-        faulty = len(world.byzantine.keys() | world.forgetful)
+        faulty = len(world.byzantine.keys() | world.recovering())
         if faulty > faulty_max(len(following)):
             return "calm: too many faulty ones for a smaller committee"
         self.change(following, keys=keys)

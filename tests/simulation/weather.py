@@ -99,7 +99,7 @@ def _disturb(world: World, generator: random.Random, misfortunes: tuple[str, ...
         case "crash" if honest:
             world.crash(index)
             return f"crash {index}"
-        case "wipe" if honest and len(world.forgetful | world.byzantine.keys() | {index}) <= world.epochs.tolerated:
+        case "wipe" if honest and len(world.recovering() | world.byzantine.keys() | {index}) <= world.epochs.tolerated:
             world.crash(index)
             world.start(index, wiped=True)
             return f"wipe {index}"

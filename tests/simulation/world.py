@@ -121,7 +121,6 @@ class World:
         self.done = 0
         self.thinking_ms_max = 1
         self._number: dict[int, int] = {}
-        self.forgetful: set[int] = set()
         self.frozen_until_ms: dict[int, int] = {}
         self.archive_kept = 1 << 62
         self.blocks: Callable[[int, int, Word], bool] | None = None
@@ -143,8 +142,7 @@ class World:
     def start(self, index: int, *, wiped: bool = False) -> None:
         """(Re)start a replica from its disk."""
         if wiped:
-            self.disks[index] = Disk()
-            self.forgetful.add(index)
+            self.disks[index] = Disk.wiped()
             self.injected["wiped disk"] += 1
         disk = self.disks[index]
         self._incarnation[index] += 1
@@ -176,6 +174,14 @@ class World:
 
     def honest(self) -> list[Replica]:
         return [one for index, one in enumerate(self.replicas) if one is not None and index not in self.byzantine]
+
+    def recovering(self) -> set[int]:
+        """Who lost its disk, and is not yet back: it counts toward f where liveness is concerned, and nowhere else."""
+        return {
+            index
+            for index, replica in enumerate(self.replicas)
+            if (replica.recovering if replica is not None else self.disks[index].recovering)
+        }
 
     def ledger(self, index: int) -> Ledger:
         replica = self.replicas[index]

@@ -216,9 +216,9 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class GaveUp:
-    """This replica leaves `view`, whose primary is `primary`: `reason` is "timeout", "slow", "unfair" (see `pbft.pace`),
-    "clock" (its batches were refused for their time) or "recovery" (a replica without its journal asked for the next
-    view; the primary is to blame for nothing). `waited_ms` is how long the oldest request waited. Count it.
+    """This replica leaves `view`, whose primary is `primary`: `reason` is "timeout", "slow", "unfair" (`pbft.pace`),
+    "clock" (its batches were refused for their time) or "recovery" (who lost its journal asked for the next view; the
+    primary is not to blame). `waited_ms` is how long the oldest request waited. Count it.
     """
 
     primary: int

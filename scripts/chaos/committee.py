@@ -210,6 +210,21 @@ class Committee(LocalFederation):
                 raise Unavailable(f"replicas {behind} have not come back in {seconds:.0f} s: {said}")
             await asyncio.sleep(POLL_SECONDS)
 
+    async def rejoined(self, index: int, target: int, *, seconds: float = READY_SECONDS) -> dict[str, float]:
+        """How long a replica whose data was lost takes until it follows (it has executed `target`, and lags no more),
+        and until it votes again; Unavailable when it does not."""
+        begun, found = time.monotonic(), dict[str, float]()
+        while len(found) < 2:
+            status, after = await self.status(index), time.monotonic() - begun
+            if self._there(status, target) and status is not None:
+                found.setdefault("follows", after)
+                if not status["recovering"]:
+                    found["votes"] = after
+            if after > seconds:
+                raise Unavailable(f"replica {index} has not come back in {seconds:.0f} s: {status}")
+            await asyncio.sleep(POLL_SECONDS)
+        return found
+
     def _there(self, status: Status | None, target: int) -> bool:
         if status is None or status["sequence"] < target or not status["active"]:
             return False

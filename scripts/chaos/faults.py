@@ -100,8 +100,11 @@ async def wipe(scene: Scene) -> None:
     scene.committee.down(victim)
     shutil.rmtree(_data(scene, victim))
     await scene.goes_on()
+    target = await scene.committee.head()
     scene.heals()
     scene.committee.up(victim)
+    seconds = await scene.committee.rejoined(victim, target)
+    scene.note("; ".join(f"it {what} after {after:.1f} s" for what, after in seconds.items()))
 
 
 @fault("disk-full", "a backup's disk is full: it stops, and restarts with room", QUIET,

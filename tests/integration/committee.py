@@ -251,7 +251,8 @@ class Committee:
                 raise AssertionError(f"replica {index} ended:\n{self.log(index)}") from None
             return False
         connected = len(standing["peers"]) + 1 >= self.federation.quorum
-        return bool(connected and not standing["catching_up"] and standing["lag"] == 0)
+        behind = standing["catching_up"] or standing["lag"] or standing["recovering"]
+        return bool(connected and not behind)
 
     async def sequences(self, *indices: int) -> list[int]:
         """How far these replicas (or all) executed."""

@@ -29,8 +29,11 @@ from pbft.messages import (
     Fetch,
     NewView,
     PeerMessage,
+    RecoveryRequest,
+    RecoveryResponse,
     Relay,
     SignedNewView,
+    SignedRecoveryRequest,
     SignedViewChange,
     Status,
     decode_entry,
@@ -80,6 +83,7 @@ def _honest() -> dict[str, PeerMessage]:
     certificate = CheckpointCertificate(
         checkpoint=votes[0].checkpoint, signatures=tuple(vote.signature for vote in votes)
     )
+    asked = RecoveryRequest(epoch=0, since_ms=bench.now_ms, view=VIEW)
     return {
         "pre-prepare": bench.pre_prepare(4, batch, view=VIEW),
         "prepare": bench.prepare(0, 3, batch, view=VIEW),
@@ -90,13 +94,15 @@ def _honest() -> dict[str, PeerMessage]:
         "new view": bench.new_view(2, *changes),
         "relay": Relay(request=bench.request(9)),
         "status": Status(epoch=0, view=VIEW, active=True, stable=0, executed=1),
+        "recovery request": SignedRecoveryRequest(message=asked, signature=signer("replica", 3).sign(DOMAIN, asked)),
+        "recovery response": RecoveryResponse(epoch=0, since_ms=bench.now_ms, view=VIEW),
         "fetch": Fetch(sequence=2, digest=b"\1" * 32),
         "body": Body(sequence=3, batch=batch),
     }
 
 
 KINDS = sorted(_honest())
-SIGNED = [kind for kind in KINDS if kind not in ("relay", "status", "fetch", "body")]
+SIGNED = [kind for kind in KINDS if kind not in ("relay", "status", "recovery response", "fetch", "body")]
 
 
 def _harmless(bench: Bench, data: bytes, sender: int = 3) -> list[Effect]:
@@ -150,7 +156,7 @@ def test_a_stranger_says_nothing(kind: str) -> None:
     """The same words under a key that has no seat."""
     message = _honest()[kind]
     stranger = signer("stranger", 0)
-    if isinstance(message, SignedViewChange | SignedNewView):
+    if isinstance(message, SignedViewChange | SignedNewView | SignedRecoveryRequest):
         forged: Message = changed(message, signature=stranger.sign(DOMAIN, message.message))
     elif isinstance(message, CheckpointCertificate):
         forged = changed(message, signatures=(stranger.sign(DOMAIN, message.checkpoint),) * 3)
@@ -166,7 +172,7 @@ def _moved(message: PeerMessage, **fields: int) -> Message:
         return changed(message, vote=changed(message.vote, **fields))
     if isinstance(message, CheckpointVote | CheckpointCertificate):
         return changed(message, checkpoint=changed(message.checkpoint, **fields))
-    if isinstance(message, SignedViewChange | SignedNewView):
+    if isinstance(message, SignedViewChange | SignedNewView | SignedRecoveryRequest):
         return changed(message, message=changed(message.message, **fields))
     return changed(message, **fields)
 

@@ -282,7 +282,7 @@ def new_view_without_a_quorum(patch: pytest.MonkeyPatch) -> None:
 
     def hasty(self: Any) -> None:
         honest(self)
-        agreeing = self._agreeing()
+        agreeing = self._agreeing(self.view)
         if not self.active and self.primary == self.index and len(agreeing) >= self.committee.weak:
             others = [held for signer, held in agreeing if signer != self.index]
             self._make_new_view([self._own_view_change(), *others[: self.committee.weak - 1]])
@@ -312,7 +312,7 @@ def only_this_view_counts(patch: pytest.MonkeyPatch) -> None:
     def literal(self: Any) -> None:
         deadline = self._view_deadline_ms
         honest(self)
-        if not self.active and len(self._agreeing()) < self.committee.quorum:
+        if not self.active and len(self._agreeing(self.view)) < self.committee.quorum:
             self._view_deadline_ms = deadline
 
     patch.setattr(Views, "_consider_view_changes", literal)

@@ -119,7 +119,7 @@ def test_one_peer_that_claims_to_be_far_ahead_and_proposes_nothing_stops_nobody(
 
 
 def test_a_claim_without_a_proof_does_not_displace_what_was_committed() -> None:
-    for seed in range(8):
+    for seed in range(24):
         world = World(4, seed=seed)
         world.byzantine[3] = LIARS["forger"]
         world.blocks = lambda source, target, said: _is(said, Phase.COMMIT) and target != 0

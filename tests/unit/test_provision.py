@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from koinon.admission import load_admission
 from koinon.config import (
@@ -41,7 +42,7 @@ from koinon.rounds.law import Federation
 from koinon.service import client_tls, server_tls
 from koinon.signing import Signer
 from koinon.wire import Role
-from scripts._homes import Plan, choose_ports, party_key, sign_admission
+from scripts._homes import Plan, choose_ports, party_key, sign_admission, vouch_for_silence
 from scripts.provision import main, parse_apps, parse_roles
 from scripts.tls import issue, make_authority
 
@@ -137,6 +138,24 @@ def test_every_home_loads_and_its_keystore_opens(site: Site, party: str) -> None
     for secret in ("keystore.json", "password"):
         assert stat.S_IMODE((home / secret).stat().st_mode) == 0o600
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
+
+
+def test_replicas_begin_with_an_empty_journal_and_a_lost_one_is_not_made_again(site: Site, tmp_path: Path) -> None:
+    """An empty journal says that the key never spoke; made for one that did, it would have it speak twice."""
+    assert all((site.homes / f"replica-{index}" / "data" / "journal").read_bytes() == b"" for index in range(4))
+    assert not (site.homes / "node-0" / "data").exists()
+    journal = site.homes / "replica-1" / "data" / "journal"
+    journal.unlink()
+    try:
+        run(*site.options)
+        assert not journal.exists()
+        vouch_for_silence(site.homes / "replica-1", site.federation)
+        assert not journal.exists()
+        later = replace(site.federation, chain_id=site.federation.chain_id + 1)
+        vouch_for_silence(site.homes / "replica-1", later)
+        assert journal.exists(), "in another federation it never spoke"
+    finally:
+        journal.write_bytes(b"")
 
 
 def test_homes_point_to_a_given_password_file_and_keep_no_copy(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,4 +34,27 @@ def test_a_replica_that_cannot_do_its_part_says_why_and_is_healthy_all_the_same(
             assert line in metrics
 
     with Committee(tmp_path) as committee:
+        asyncio.run(scenario(committee))
+
+
+def test_a_wiped_replica_says_what_it_waits_for_and_is_back_once_the_others_remember(tmp_path: Path) -> None:
+    async def scenario(committee: Committee) -> None:
+        await committee.ready()
+        committee.kill(2)
+        committee.kill(3)
+        shutil.rmtree(committee.home(3) / "data")
+        committee.start(3)
+        await committee.until(3, lambda said: "(2 did)" in said["recovering"])
+        status, said = await ask(f"{committee.urls[3]}/readyz")
+        assert status == 503
+        assert "recovering: waits for 3 others that remember to say where they stand (2 did)" in said["reasons"]
+        committee.kill(3)  # a second crash, with a journal this time, which says what is lost
+        committee.start(2, 3)
+        await committee.ready()
+        await committee.until(3, lambda said: said["state"] == "active" and said["view"] == 1)
+        for event in ("journal lost", "speaks again", "recovered from a lost journal"):
+            assert committee.log(3).count(f'"{event}"') == 1
+
+    with Committee(tmp_path) as committee:
+        committee.start()
         asyncio.run(scenario(committee))

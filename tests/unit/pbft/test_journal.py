@@ -12,8 +12,8 @@ from koinon.errors import InvariantBroken, StorageDamaged
 from koinon.frames import SECTOR_BYTES, pack, read_payload
 from koinon.wire import Batch, Checkpoint, CheckpointCertificate, CommittedBatch
 from pbft.archive import Archive
-from pbft.journal import Journal, Snapshots
-from pbft.messages import PreparedProof, PrePrepare, Record, ViewRecord
+from pbft.journal import Journal, Snapshots, mark_loss
+from pbft.messages import PreparedProof, PrePrepare, Record, Recovering, ViewRecord
 
 RECORDS: list[Record] = [
     ViewRecord(epoch=0, view=1),
@@ -56,6 +56,17 @@ def _entry(sequence: int) -> CommittedBatch:
 def test_a_journal_gives_back_its_records_in_order(tmp_path: Path) -> None:
     _written(tmp_path)
     assert _read(tmp_path / "journal") == RECORDS
+
+
+def test_a_journal_that_is_missing_says_from_then_on_that_it_was_lost_and_an_empty_one_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "journal"
+    assert mark_loss(path)
+    assert not mark_loss(path), "once"
+    for _ in range(2):
+        assert _read(path) == [Recovering(epoch=0, view=0, over=False)]
+    path.write_bytes(b"")
+    assert not mark_loss(path)
+    assert _read(path) == []
 
 
 def test_a_journal_truncated_at_any_byte_gives_back_the_whole_records_before_it(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from pbft.messages import (
     CheckpointCertificate,
     Fetch,
     PrePrepare,
+    Recovering,
     Relay,
     SignedNewView,
     SignedViewChange,
@@ -41,6 +42,8 @@ from pbft.replica import Replica
 from tests.simulation.world import DOMAIN, Ledger, signer
 
 from .bench import SETTINGS, Bench, of, persisted, said, voted, with_settings
+
+LOST = Recovering(epoch=0, view=0, over=False)
 
 
 def test_a_stranger_is_refused_before_ordering() -> None:
@@ -149,7 +152,7 @@ def test_a_restarted_replica_does_not_return_to_a_view_that_it_left() -> None:
 
 def test_a_primary_that_lost_its_disk_does_not_assign_numbers_a_second_time() -> None:
     bench = Bench(0)
-    _restart(bench, [])
+    bench.restart(LOST)
     assert not said(PrePrepare, bench.ask(bench.request(1)))
     for peer in bench.others():
         effects = bench.receive(peer, Status(epoch=0, view=0, active=True, stable=0, executed=9))
@@ -158,6 +161,7 @@ def test_a_primary_that_lost_its_disk_does_not_assign_numbers_a_second_time() ->
 
 def test_a_primary_that_learns_its_own_new_view_from_others_proposes_nothing_in_it() -> None:
     bench = Bench(1)
+    bench.restart(LOST)
     changes = [bench.view_change(who, 1) for who in (0, 2, 3)]
     bench.receive(2, bench.new_view(1, *changes))
     assert (bench.replica.view, bench.replica.primary) == (1, 1)

@@ -40,6 +40,9 @@ DISAGREEMENT_PAUSE_SECONDS = 0.1
 REFRESH_TIMEOUT_SECONDS = 5.0
 REFRESH_PAUSE_SECONDS = 1.0
 """A hint that leads nowhere (a replica may lie) costs one question in so many seconds."""
+ORDER_ATTEMPTS_MAX = 5
+ORDER_PAUSE_SECONDS = 0.2
+"""Doubled each time: enough in all for a handover to the next committee."""
 HANDOVERS_PAGE_BYTES_MAX = HANDOVERS_PAGE * (32 << 10)
 
 T = TypeVar("T")
@@ -197,14 +200,29 @@ class Asker:
                 await asyncio.sleep(DISAGREEMENT_PAUSE_SECONDS)
         raise failure
 
+    async def _insist(self, order: Callable[[], Awaitable[T]]) -> T:
+        """The same request again and again while no f+1 answer: what was executed before is answered, not repeated."""
+        failure: KoinonError = Unavailable("not tried")
+        for attempt in range(ORDER_ATTEMPTS_MAX):
+            try:
+                return await order()
+            except Unavailable as error:
+                failure = error
+                await asyncio.sleep(ORDER_PAUSE_SECONDS * 2**attempt)
+        raise failure
+
+    async def _moved_on(self) -> bool:
+        """Whether the committee is in a later epoch, unless that was asked a moment ago."""
+        recent = time.monotonic() - self._refreshed < REFRESH_PAUSE_SECONDS
+        return not recent and await self.refresh()
+
     async def _agreed(self, ask: Callable[[int], Awaitable[bytes]]) -> bytes:
         """The first answer (or refusal) that f+1 replicas give alike; of the next committee when this one is gone."""
         await self._follow_hint()
         try:
             return await self._agreed_once(ask)
         except Unavailable as error:
-            recent = time.monotonic() - self._refreshed < REFRESH_PAUSE_SECONDS
-            if isinstance(error, Missing) or recent or not await self.refresh():
+            if isinstance(error, Missing) or not await self._moved_on():
                 raise
         return await self._agreed_once(ask)
 

@@ -19,7 +19,7 @@ from koinon.blobs import require_digest
 from koinon.committees import Committees
 from koinon.config import FederationFile
 from koinon.encoding import decode, encode, keccak
-from koinon.errors import BlobMismatch, KoinonError, Malformed, RemoteError, Replayed, Unavailable
+from koinon.errors import BlobMismatch, KoinonError, Malformed, Overtaken, RemoteError, Replayed, Unavailable
 from koinon.evidence import EVIDENCE_BYTES_MAX
 from koinon.rounds.operations import CreateTask, Operation, Outcome
 from koinon.rounds.rules import decode_outcome, task_identity
@@ -43,9 +43,8 @@ from koinon.wire import (
 from .asking import Asker
 
 BLOB_HEDGE_SECONDS = 2.0
-REPLAY_RETRIES_MAX = 5
-SUBMIT_ATTEMPTS_MAX = 5
-"""With the pauses between them, time enough for a handover to the next committee."""
+OVERTAKEN_MAX = 5
+REPLAYED_HINT = "look whether it took effect (koinon status, koinon log), and send it again if it did not"
 UPLOAD_HEADER = "Koinon-Upload"
 T = TypeVar("T")
 
@@ -70,6 +69,7 @@ class CommitteeClient(Asker):
         super().__init__(federation)
         self.signer = signer
         self._last_number = 0
+        self._speaking = asyncio.Lock()
         self._slow: set[int] = set()
 
     # --- ordered operations ----------------------------------------------------------------------------------
@@ -77,16 +77,22 @@ class CommitteeClient(Asker):
     async def submit(self, operation: Operation) -> Outcome:
         """Have `operation` ordered and executed once; the outcome that f+1 replicas agree on.
 
+        One at a time, as a client of the paper has one request outstanding: the later of two could overtake the earlier
+        one. Where another process speaks with the same key, that happens all the same. Then it is sent again if f+1
+        replicas know that it was not executed, and otherwise never: Replayed says that what became of it is not known.
         Raises Rejected when the law refuses it and Unavailable when no quorum answers in time.
         """
         content = encode(operation)
-        for _ in range(REPLAY_RETRIES_MAX):
-            try:
-                return decode_outcome(await self._order(self._next_number(), content))
-            except Replayed:
-                # another process with the same key spoke in between: a fresh number is above its own
-                continue
-        raise Replayed("other requests of the same key keep overtaking this one")
+        async with self._speaking:
+            for _ in range(OVERTAKEN_MAX):
+                try:
+                    return decode_outcome(await self._order(self._next_number(), content))
+                except Overtaken:
+                    continue
+                except Replayed as error:
+                    message = f"another process speaks with the same key: {error.message}"
+                    raise Replayed(message, hint=REPLAYED_HINT) from None
+        raise Overtaken("other requests of the same key keep overtaking this one", hint="one process for each key")
 
     async def _order(self, number: int, operation: bytes) -> bytes:
         """The agreed result. Asked again with the same number: what was executed before is answered, not repeated."""
@@ -100,14 +106,7 @@ class CommitteeClient(Asker):
                 raise RemoteError(f"replica {index} answered another request")
             return reply.message.result
 
-        failure: KoinonError = Unavailable("not tried")
-        for attempt in range(SUBMIT_ATTEMPTS_MAX):
-            try:
-                return await self._agreed(ask)
-            except Unavailable as error:
-                failure = error
-                await asyncio.sleep(0.2 * 2**attempt)
-        raise failure
+        return await self._insist(lambda: self._agreed(ask))
 
     def _next_number(self) -> int:
         self._last_number = max(self._last_number + 1, time.time_ns() // 1000)

@@ -17,7 +17,8 @@
     │   ├── AuthenticationError
     │   │   ├── BadSignature   not a signature over these bytes
     │   │   ├── UnknownSigner  a good signature of somebody who may not speak here
-    │   │   └── Replayed       seen before
+    │   │   └── Replayed       seen before: whether it took effect is not said
+    │   │       └── Overtaken  never took effect, and never will: a later request of the same key did
     │   ├── BlobMismatch       content that is not what its digest says
     │   ├── BadProof           a leaf that is not under its Merkle root
     │   ├── WrongEpoch         said in another epoch of the committee than the one it counts in
@@ -135,6 +136,10 @@ class UnknownSigner(AuthenticationError):
 
 class Replayed(AuthenticationError):
     code = "replayed"
+
+
+class Overtaken(Replayed):
+    code = "overtaken"
 
 
 class BlobMismatch(RemoteError):

@@ -19,16 +19,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Annotated
+from typing import Annotated, Self
 
 import aiohttp
 from msgspec import Meta
 
+from .asking import Asker
 from .bundle import BUNDLE_BYTES, BUNDLE_OVERHEAD_BYTES, Outbox, unbundle
+from .committees import Committees
 from .config import FederationFile
 from .encoding import U32, Message, decode
+from .epochs import faulty_max
 from .errors import KoinonError, Malformed, RemoteError, Replayed, Unavailable, UnknownSigner
-from .service import client_tls, raise_refusal
+from .service import raise_refusal
 from .signing import Signer, authenticate, seal
 from .wire import REPLIES_MAX, Replies, Reply, Request
 
@@ -153,46 +156,70 @@ class Stream:
             return [error.with_traceback(None)] * len(answer.tags)
 
 
-class Gateway:
-    """Streams to all replicas of one committee, for any number of keys. Use as an async context manager."""
+class Gateway(Asker):
+    """Streams to all replicas of the present committee, for any number of keys. Use as an async context manager."""
 
-    def __init__(self, federation: FederationFile) -> None:
-        self.count = len(federation.replicas)
-        self.enough = federation.faulty + 1
-        self._replicas = federation.replicas
-        self._addresses = federation.replica_addresses
-        self._domain = federation.domain
-        self._tls = client_tls(federation.tls_ca)
+    def __init__(self, federation: FederationFile | Committees) -> None:
+        super().__init__(federation)
         self._usual_s = 0.0
-        self._session: aiohttp.ClientSession | None = None
+        self.connected: FederationFile | None = None
+        self._connecting = asyncio.Lock()
         self._streams: list[Stream] = []
         self._number = 0
         self.view = 0
 
-    async def __aenter__(self) -> Gateway:
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls or False, limit=0))
-        self._streams = [
-            Stream(self._session, f"replica {index}", replica.url, partial(self._verify, index))
-            for index, replica in enumerate(self._replicas)
-        ]
+    @property
+    def count(self) -> int:
+        return len(self._streams)
+
+    @property
+    def enough(self) -> int:
+        return faulty_max(self.count) + 1
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        await self._connect()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for stream in self._streams:
-            await stream.close()
-        if self._session is not None:
-            await self._session.close()
+        await _close(self._streams)
+        await super().__aexit__(kind, error, trace)
 
-    def order(self, signer: Signer, operation: bytes) -> asyncio.Future[bytes]:
-        """Have `operation` ordered for `signer`: the result on which f+1 replicas agree.
+    async def _connect(self) -> None:
+        """Streams to the replicas of the last committee that is known, in place of those to an earlier one."""
+        async with self._connecting:
+            asked, old = self.federation, self._streams
+            if self.connected is asked or self._session is None:
+                return
+            self._streams = [
+                Stream(self._session, f"replica {index}", replica.url, partial(self._verify, asked, index))
+                for index, replica in enumerate(asked.replicas)
+            ]
+            self.connected, self.view = asked, 0
+            await _close(old)
+
+    async def order(self, signer: Signer, operation: bytes) -> bytes:
+        """Have `operation` ordered for `signer`: the result on which f+1 replicas agree, of the next committee when
+        this one is gone.
 
         Raises Unavailable when they don't in time, and what f+1 of them refuse it with. One at a time for each key:
-        of two at once, the later number may overtake the earlier one (Replayed).
+        of two at once, the later number may overtake the earlier one (Overtaken).
         """
         self._number = max(self._number + 1, time.time_ns() // 1000)
-        return _Question(self, signer, self._number, operation).result
+        number = self._number
+        return await self._insist(lambda: self._order(signer, number, operation))
+
+    async def _order(self, signer: Signer, number: int, operation: bytes) -> bytes:
+        asked = self.connected
+        try:
+            return await _Question(self, signer, number, operation).result
+        except (Unavailable, UnknownSigner):
+            if not await self._moved_on() and self.federation is asked:
+                raise
+        await self._connect()
+        return await _Question(self, signer, number, operation).result
 
     @property
     def patience_s(self) -> float:
@@ -210,12 +237,18 @@ class Gateway:
     def ask(self, index: int, request: bytes, answered: Answered) -> None:
         self._streams[index].ask(request, answered)
 
-    def _verify(self, index: int, body: bytes) -> Sequence[Reply]:
+    def _verify(self, committee: FederationFile, index: int, body: bytes) -> Sequence[Reply]:
         """Replica `index`'s replies; Malformed and its kinds, BadSignature or UnknownSigner."""
         said = authenticate(Replies, body, self._domain)
-        if said.sender != self._addresses[index]:
+        if said.sender != committee.replica_addresses[index]:
             raise UnknownSigner(f"replica {index} signed with a key that is not the committee's")
         return said.message.replies
+
+
+async def _close(streams: Sequence[Stream]) -> None:
+    """Whoever still waits for an answer on one of them is told that it failed."""
+    for stream in streams:
+        await stream.close()
 
 
 class _Question:
@@ -223,6 +256,7 @@ class _Question:
 
     def __init__(self, gateway: Gateway, signer: Signer, number: int, operation: bytes) -> None:
         self._gateway = gateway
+        self._committee = gateway.connected
         self._client = signer.address
         self._number = number
         self._request = gateway.seal(signer, number, operation)
@@ -240,6 +274,9 @@ class _Question:
         self._ask(self._enough)
 
     def _ask(self, count: int) -> None:
+        if self._gateway.connected is not self._committee:
+            self._give_up()
+            return
         asked, self._rest = self._rest[:count], self._rest[count:]
         self._open += len(asked)
         for index in asked:

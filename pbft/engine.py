@@ -221,13 +221,14 @@ class Engine:
 
         What cannot be authenticated, or comes from a stranger, never reaches the core: Malformed, BadSignature,
         UnknownSigner. Unavailable when too many requests wait, or, from the future, this one did for too long;
-        Replayed as the core says.
+        Overtaken when a later request of its key was executed instead, Replayed when what became of it is not known.
         """
         sender, asked = self.replica.verifier.request(data)
         self.replica.execution.application.admits(sender, asked.operation)
         if self._inbox.full(CLIENTS, len(data)):
             raise Unavailable("too many requests wait", hint="wait for earlier requests to be answered")
-        future = self._replies.wait(sender, asked.number)
+        last = self.replica.execution.last(sender)
+        future = self._replies.wait(sender, asked.number, fresh=last is None or last.number < asked.number)
         self._inbox.put_nowait(CLIENTS, ClientRequest(now_ms(), data), len(data))
         return future
 
@@ -241,7 +242,10 @@ class Engine:
             while self.ended is None:
                 self._turned()
                 events = await self._inbox.get(TURN_EVENTS_MAX)
-                await self._perform([effect for event in events for effect in self.replica.step(event)])
+                effects = [effect for event in events for effect in self.replica.step(event)]
+                if any(isinstance(event, CatchUp) and event.snapshot is not None for event in events):
+                    self._replies.doubt()
+                await self._perform(effects)
                 for event in events:
                     if (taken := self._catching.get(id(event))) is not None and not taken.done():
                         taken.set_result(None)

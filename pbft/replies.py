@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from koinon.errors import KoinonError, Replayed, Unavailable
+from koinon.errors import KoinonError, Overtaken, Replayed, Unavailable
 from koinon.wire import Reply
 
 from .events import Executed
@@ -23,13 +23,15 @@ class Replies:
     def __init__(self) -> None:
         self._waiting: dict[bytes, dict[int, list[Future]]] = {}
         self._since: dict[Future, float] = {}
+        self._fresh: set[Future] = set()
         self._swept = 0.0
         self._over: KoinonError | None = None
 
-    def wait(self, client: bytes, number: int) -> Future:
+    def wait(self, client: bytes, number: int, *, fresh: bool) -> Future:
         """A new future; Unavailable when this client has too many, or the error of `refuse_all` after it.
 
-        Cancel it to wait no longer.
+        `fresh`: no request of this number, nor a later one of the client, was executed so far. Cancel the future to
+        wait no longer.
         """
         if self._over is not None:
             raise self._over
@@ -40,11 +42,14 @@ class Replies:
         future = loop.create_future()
         numbers.setdefault(number, []).append(future)
         self._since[future] = loop.time()
+        if fresh:
+            self._fresh.add(future)
         future.add_done_callback(lambda done: self._forget(client, number, done))
         return future
 
     def _forget(self, client: bytes, number: int, future: Future) -> None:
         del self._since[future]
+        self._fresh.discard(future)
         numbers = self._waiting[client]
         numbers[number].remove(future)
         if not numbers[number]:
@@ -58,13 +63,21 @@ class Replies:
         return [future for future in numbers.get(number, ()) if not future.done()] if numbers else ()
 
     def refuse_overtaken(self, results: Sequence[Executed]) -> None:
-        """A request that waits while a later one of its client was executed can never be executed any more."""
+        """A request that waits while a later one of its client was executed can never be executed any more.
+
+        Overtaken when it never was, Replayed where that is not known.
+        """
         executed = {(one.client, one.number) for one in results if one.client in self._waiting}
         for client, number in executed:
             for other in [one for one in self._waiting[client] if one < number]:
                 if (client, other) not in executed:
                     for future in self.asking(client, other):
-                        future.set_exception(Replayed(f"request {other} was overtaken by {number}"))
+                        kind = Overtaken if future in self._fresh else Replayed
+                        future.set_exception(kind(f"request {other} was overtaken by {number}"))
+
+    def doubt(self) -> None:
+        """The state came as a whole: what of those who wait was executed on the way is not known."""
+        self._fresh.clear()
 
     def refuse_all(self, error: KoinonError) -> None:
         """Nobody here is answered any more, nor whoever asks from now on."""

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from koinon.client import CommitteeClient
+from koinon.encoding import encode
+from koinon.errors import Overtaken, Rejected, Replayed
 from koinon.rounds.operations import CreateTask, StopTask, TaskSpec
+from koinon.rounds.rules import decode_outcome
 from koinon.signing import Signer
 from koinon.wire import Role
 from tests.integration.committee import Committee
@@ -83,6 +86,57 @@ def test_requests_that_one_client_sends_at_once_are_all_executed(committee: Comm
             names = [f"at-once-{number}" for number in range(8)]
             made = await asyncio.gather(*(client.submit(operation(name)) for name in names))
             assert len({outcome.subject for outcome in made}) == 8
+
+    asyncio.run(scenario())
+
+
+class Late(CommitteeClient):
+    """A client whose first request has a number that was given before: as if all answers to it had been lost."""
+
+    number = 0
+
+    def _next_number(self) -> int:
+        number, self.number = self.number, 0
+        return number or super()._next_number()
+
+
+def test_a_request_that_was_executed_is_not_sent_again_under_another_number(committee: Committee) -> None:
+    """Its answers were lost, and another process with the same key spoke before it asked again."""
+
+    async def scenario() -> None:
+        signer = await member(committee)
+        nothing = StopTask(task=secrets.token_bytes(32))
+        async with Late(committee.federation, signer) as late, committee.client(signer) as other:
+            before = (await other.refusals()).get("unknown-task", 0)
+            number = other._next_number()
+            with pytest.raises(Rejected):
+                decode_outcome(await other._order(number, encode(nothing)))
+            with pytest.raises(Rejected):
+                await other.submit(StopTask(task=secrets.token_bytes(32)))
+            late.number = number
+            with pytest.raises(Replayed) as refused:
+                await late.submit(nothing)
+            assert not isinstance(refused.value, Overtaken)
+            assert "send it again if it did not" in str(refused.value.hint)
+            assert (await other.refusals())["unknown-task"] == before + 2
+
+    asyncio.run(scenario())
+
+
+def test_two_processes_with_one_key_run_nothing_twice_and_are_told_of_what_is_not_known(committee: Committee) -> None:
+    async def scenario() -> None:
+        signer = await member(committee)
+        async with committee.client(signer) as one, committee.client(signer) as other:
+            before = (await one.refusals()).get("unknown-task", 0)
+            answers = await asyncio.gather(
+                *(client.submit(StopTask(task=secrets.token_bytes(32))) for client in (one, other) * 12),
+                return_exceptions=True,
+            )
+            executed = (await one.refusals())["unknown-task"] - before
+        known = [answer for answer in answers if isinstance(answer, Rejected) and answer.rule == "unknown-task"]
+        unknown = [answer for answer in answers if isinstance(answer, Replayed)]
+        assert len(known) + len(unknown) == len(answers)
+        assert len(known) <= executed <= len(answers)
 
     asyncio.run(scenario())
 

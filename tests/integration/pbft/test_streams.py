@@ -118,3 +118,37 @@ def test_a_frame_that_is_no_bundle_of_tagged_requests_ends_its_stream_only(tmp_p
         assert rule(await gateway.order(signers[0], OPERATION)) == "unknown-task"
 
     scene(tmp_path, work, keys=1)
+
+
+def test_a_gateway_follows_the_committee_to_its_next_epochs(tmp_path: Path) -> None:
+    """Keys go on ordering over it while a replica is replaced and one is added, and nothing runs twice."""
+
+    async def work(committee: Committee, gateway: Gateway, signers: list[Signer]) -> None:
+        done = 0
+        stop = asyncio.Event()
+
+        async def speak(key: Signer) -> None:
+            nonlocal done
+            while not stop.is_set():
+                assert rule(await gateway.order(key, OPERATION)) == "unknown-task"
+                done += 1
+
+        speaking = [asyncio.create_task(speak(key)) for key in signers]
+        newcomers = [committee.newcomer(), committee.newcomer()]
+        committee.start(*newcomers)
+        await committee.hand_over(newcomers[0], 1, 2, 3)
+        committee.kill(0)
+        await committee.hand_over(newcomers[0], 1, 2, 3, newcomers[1])
+        before = done
+        while done < before + 10 * len(signers):
+            await asyncio.sleep(0.05)
+            for task in speaking:
+                assert not task.done() or task.result() is None
+        stop.set()
+        await asyncio.gather(*speaking)
+        assert gateway.count == 5
+        assert gateway.federation.epoch == 2
+        async with committee.client(signers[0]) as client:
+            assert await client.refusals() == {"unknown-task": done}
+
+    scene(tmp_path, work, keys=8)

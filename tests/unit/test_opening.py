@@ -8,14 +8,22 @@ import pytest
 
 from koinon.config import ContractAddresses, FederationFile, PaillierEntry, ReplicaEntry
 from koinon.encoding import encode, keccak, to_hex
-from koinon.errors import KeyOutdated
+from koinon.errors import BadPiece, KeyOutdated
 from koinon.learning.parameters import Parameters, from_arrays
-from koinon.opening import ClosedRound, committee_key, key_is_current, last_step, round_setting, signed_contributions
+from koinon.opening import (
+    ClosedRound,
+    committee_key,
+    key_is_current,
+    last_step,
+    public_part,
+    round_setting,
+    signed_contributions,
+)
 from koinon.privacy.mode import Claim
 from koinon.privacy.paillier_key import PaillierKey
 from koinon.privacy.validation import Alignment
 from koinon.signing import seal
-from koinon.wire import Contribution
+from koinon.wire import Contribution, Update
 from tests.unit.rounds.world import NODES, REGISTRAR, REPLICAS, World
 
 NODE, OTHER = (node.address for node in NODES[:2])
@@ -46,6 +54,22 @@ def test_a_contribution_to_another_opening_is_set_aside_and_the_others_count() -
     good, bad = signed_contributions(closed, sealed)
     assert sorted(good) == [0, 2]
     assert list(bad) == ["contribution 1"]
+
+
+def test_an_accepted_update_that_claims_another_sample_count_than_the_log_is_refused() -> None:
+    world = World()
+    world.open()
+    place = {"task": world.task, "round": 1, "node": NODE, "mode": "shares", "public": b"public"}
+    true, false = (encode(Update(**place, examples=examples)) for examples in (40, 41))
+    for blob in (true, false):  # nobody said yet which
+        assert public_part(ClosedRound(federation(), world.task, world.spec, world.record.rounds[0]), NODE, blob)
+    for node in NODES:
+        world.do(node, world.update(node, examples=40))
+    closed = ClosedRound(federation(), world.task, world.spec, world.record.rounds[0])
+    assert public_part(closed, NODE, true) == b"public"
+    with pytest.raises(BadPiece, match="claims 41 samples, and 40 in the log"):
+        public_part(closed, NODE, false)
+    assert closed.setting().claim(NODE).examples == 40
 
 
 def models(*rows: list[float]) -> list[Parameters]:

@@ -89,7 +89,10 @@ class Outbox:
             self._db.execute("PRAGMA synchronous = FULL")
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version not in (0, SCHEMA_VERSION):
-                raise ConfigError(f"{path} was written by another version of Koinon (schema {version})")
+                raise ConfigError(
+                    f"{path} was written by another version of Koinon (schema {version})",
+                    hint="move it away: the outbox is rebuilt from the committee and the chain",
+                )
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         except sqlite3.DatabaseError as error:

@@ -90,7 +90,10 @@ class Aggregator:
         """Hand the admission to the chain and to the committee, unless they have it."""
         enrol = load_admission(self.home / ADMISSION_FILE)
         if enrol.admission.member != self.signer.address:
-            raise ConfigError(f"the admission in {self.home} is somebody else's")
+            raise ConfigError(
+                f"the admission in {self.home} is somebody else's",
+                hint="put the admission that the registrar made for this key there",
+            )
         await self._until_answered(lambda: in_thread(register, ledger, enrol))
         await self._until_answered(lambda: self._enrol_with_committee(client, enrol))
         self._enrolled = True
@@ -108,7 +111,10 @@ class Aggregator:
         except Rejected as error:
             known = (await client.members()).get(self.signer.address)
             if known is None or not known.active or known.serial < enrol.admission.serial:
-                raise ConfigError(f"the committee refuses the admission: {error.message}") from None
+                raise ConfigError(
+                    f"the committee refuses the admission: {error.message}",
+                    hint="the registrar makes a new one: koinon-provision admit ADDRESS --roles aggregator",
+                ) from None
 
     async def _until_answered(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask until chain or committee answers: they may start later than this process."""

@@ -56,7 +56,7 @@ def load_admission(path: Path) -> Enrol:
             "koinon-provision admit ADDRESS --sealing-key KEY --out admission.json; put it there",
         ) from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+        raise ConfigError(f"{path} cannot be read: {error}", hint="put the registrar's file there again") from None
     file = convert(AdmissionFile, raw, str(path))
     try:
         enrol = Enrol(
@@ -71,4 +71,4 @@ def load_admission(path: Path) -> Enrol:
         )
         return decode(Enrol, encode(enrol))
     except Malformed as error:
-        raise ConfigError(f"{path}: {error.message}") from None
+        raise ConfigError(f"{path}: {error.message}", hint="put the registrar's file there again") from None

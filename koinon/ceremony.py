@@ -181,7 +181,10 @@ def load_transcript(folder: Path) -> Transcript:
     except OSError:
         raise ConfigError(f"no ceremony in {folder}", hint="the dealer makes one with: koinon ceremony deal") from None
     except KoinonError as error:
-        raise ConfigError(f"{folder / TRANSCRIPT_FILE} is damaged: {error.message}") from None
+        raise ConfigError(
+            f"{folder / TRANSCRIPT_FILE} is damaged: {error.message}",
+            hint="take the folder again from another party of the ceremony",
+        ) from None
 
 
 def sign_word(folder: Path, federation: FederationFile, transcript: Transcript, kind: int, signer: Signer) -> None:
@@ -199,7 +202,9 @@ def load_words(folder: Path) -> tuple[WordFile, ...]:
         try:
             words.append(convert(WordFile, json.loads(path.read_text()), str(path)))
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from None
+            raise ConfigError(
+                f"{path} cannot be read: {error}", hint="take the folder again from another party of the ceremony"
+            ) from None
     return tuple(words)
 
 

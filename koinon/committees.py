@@ -81,7 +81,9 @@ class Committees:
         try:
             kept: tuple[Handover, ...] = decode(tuple[Handover, ...], path.read_bytes(), bytes_max=HANDOVERS_BYTES_MAX)
         except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from None
+            raise ConfigError(
+                f"{path} cannot be read: {error}", hint="make it readable for the user that runs this"
+            ) from None
         except Malformed as error:
             raise StorageDamaged(f"{path}: {error.message}", hint=hint) from None
         try:

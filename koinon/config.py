@@ -136,7 +136,9 @@ def load_federation(path: Path) -> FederationFile:
             f"no federation file at {path}", hint="ask the registrar for it, or run koinon-provision"
         ) from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+        raise ConfigError(
+            f"{path} cannot be read: {error}", hint="it is the registrar's public file: copy it there again"
+        ) from None
     return convert(FederationFile, raw, str(path))
 
 
@@ -202,7 +204,7 @@ def load_party(home: Path) -> PartyConfig:
     except FileNotFoundError:
         raise ConfigError(f"no config.toml in {home}", hint="make one with: koinon init --home DIR") from None
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+        raise ConfigError(f"{path} cannot be read: {error}", hint="it is a TOML file; koinon init makes one") from None
     return convert(PartyConfig, raw, str(path))
 
 
@@ -252,7 +254,7 @@ def convert(kind: type[S], raw: object, where: str) -> S:
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{where}: {error}", hint="docs/cli.md and docs/operating.md describe the file") from None
 
 
 def _require_known(kind: type[Setting], raw: object, where: str, prefix: str) -> None:
@@ -287,5 +289,5 @@ def parse_address(text: str) -> bytes:
     except Malformed:
         raw = b""
     if len(raw) != 20:
-        raise ConfigError(f"not an address: {text!r}")
+        raise ConfigError(f"not an address: {text!r}", hint="0x and 40 hexadecimal digits, as koinon init prints it")
     return raw

@@ -53,11 +53,13 @@ class KoinonError(Exception):
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
+    advice: ClassVar[str | None] = None
+    """The hint of those that are raised without one."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.advice
 
 
 class ConfigError(KoinonError):
@@ -71,6 +73,7 @@ class UnknownKey(ConfigError):
 
 class KeystoreError(ConfigError):
     code = "keystore"
+    advice = "keystore and password file belong together: config.toml names both"
 
 
 class LedgerError(KoinonError):
@@ -80,14 +83,17 @@ class LedgerError(KoinonError):
 
 class ChainUnreachable(LedgerError):
     code = "chain-unreachable"
+    advice = "does the chain run, and is rpc in federation.json its address?"
 
 
 class WrongChain(LedgerError):
     code = "wrong-chain"
+    advice = "is rpc in federation.json the right chain? One that was reset needs its data back, or a new federation"
 
 
 class ContractMissing(LedgerError):
     code = "contract-missing"
+    advice = "is rpc in federation.json the right chain, and this the version of Koinon that deployed the contracts?"
 
 
 class ContractReverted(LedgerError):
@@ -222,11 +228,13 @@ class AuditFailure(KoinonError):
 
 class StorageDamaged(KoinonError):
     code = "storage-damaged"
+    advice = "restore it, or start with an empty data/: docs/operating.md, A home"
     exit_code = 8
 
 
 class StorageFailed(KoinonError):
     code = "storage-failed"
+    advice = "give the disk room and let it be written, then start again"
     exit_code = 8
 
 

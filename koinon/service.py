@@ -205,7 +205,10 @@ async def listen(app: web.Application, home: Path, config: PartyConfig) -> tuple
         await site.start()
     except OSError as error:
         await runner.cleanup()
-        raise ConfigError(f"cannot listen on {config.listen.host}:{config.listen.port}: {error}") from None
+        raise ConfigError(
+            f"cannot listen on {config.listen.host}:{config.listen.port}: {error}",
+            hint="[listen] in config.toml: another port, or end what listens there",
+        ) from None
     host, port = runner.addresses[0][:2]
     return runner, (host, port)
 

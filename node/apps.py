@@ -90,10 +90,16 @@ def load(settings: NodeSettings, name: str, home: Path) -> Callable[..., Any]:
         )
     target, separator, attribute = where.rpartition(":")
     if not separator or not target or not attribute:
-        raise ConfigError(f'app {name} = "{where}" is not "file.py:client_fn" or "package.module:client_fn"')
+        raise ConfigError(
+            f'app {name} = "{where}" is not "file.py:client_fn" or "package.module:client_fn"',
+            hint="NAME=file.py:client_fn in [node.apps] of config.toml",
+        )
     found = getattr(_import(name, target, home), attribute, None)
     if not callable(found):
-        raise ConfigError(f"app {name}: {target} has no callable {attribute!r}")
+        raise ConfigError(
+            f"app {name}: {target} has no callable {attribute!r}",
+            hint="name the function that makes the client: file.py:client_fn",
+        )
     return found  # type: ignore[no-any-return]
 
 
@@ -102,13 +108,18 @@ def _import(name: str, target: str, home: Path) -> ModuleType:
         return _guarded(name, "importing it", lambda: importlib.import_module(target))
     path = (home / target).resolve()
     if not path.is_file():
-        raise ConfigError(f"app {name}: no file {path}")
+        raise ConfigError(
+            f"app {name}: no file {path}",
+            hint="a path in [node.apps] of config.toml is relative to the home: give it in full",
+        )
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # the module may import its neighbours
     label = f"koinon_app_{''.join(c if c.isalnum() else '_' for c in name)}"
     spec = importlib.util.spec_from_file_location(label, path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"app {name}: {path} is not a Python module")
+        raise ConfigError(
+            f"app {name}: {path} is not a Python module", hint="name a file that ends in .py, or an installed module"
+        )
     module = importlib.util.module_from_spec(spec)
     sys.modules[label] = module
     loader = spec.loader

@@ -43,7 +43,7 @@ def contribute(
     from koinon.encoding import keccak
 
     if out.exists():
-        raise ConfigError(f"{out} exists; a contribution is used once")
+        raise ConfigError(f"{out} exists; a contribution is used once", hint="choose another file")
     content = secrets.token_bytes(CONTRIBUTION_BYTES)
     write_atomically(out, content, mode=0o600)
     _tell({"file": str(out), "digest": keccak(content)}, as_json, lambda said: f"digest 0x{said['digest'].hex()}")
@@ -229,7 +229,10 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+        raise ConfigError(
+            f"{path} cannot be read: {error}",
+            hint="the registrar's federation.json, as koinon-committee show --out writes it",
+        ) from None
 
 
 def _seat(place: Home) -> int:
@@ -250,7 +253,10 @@ def _sealing_key(place: Home, index: int) -> Any:
     try:
         return SealingKey.find(place.signer.secret, announced, federation.epoch)
     except PrivacyError:
-        raise ConfigError(f"the keystore is not that of replica {index} of this federation") from None
+        raise ConfigError(
+            f"the keystore is not that of replica {index} of this federation",
+            hint="--home is the home of the replica that holds the seat now",
+        ) from None
 
 
 def _overwrite(path: Path) -> None:

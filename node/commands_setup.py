@@ -86,7 +86,9 @@ def parse_apps(entries: list[str]) -> dict[str, str]:
         if module.endswith(".py"):
             path = Path(module).expanduser().resolve()
             if not path.is_file():
-                raise ConfigError(f"--app {name}: no file {path}")
+                raise ConfigError(
+                    f"--app {name}: no file {path}", hint="NAME=file.py:client_fn, with a file that exists"
+                )
             module = str(path)
         apps[name] = f"{module}:{attribute}"
     return apps
@@ -109,7 +111,10 @@ def _write_home(place: Home, federation: Path | None, table: dict[str, Any]) -> 
     password_file = place.path / config.password_file
     if not password_file.exists():
         if (place.path / config.keystore).exists():
-            raise ConfigError(f"{place.path} has a keystore but no password file {config.password_file}")
+            raise ConfigError(
+                f"{place.path} has a keystore but no password file {config.password_file}",
+                hint="put the password into that file, or name another one in config.toml (password_file)",
+            )
         write_atomically(password_file, secrets.token_hex(32).encode() + b"\n", mode=0o600)
         made.append(config.password_file)
     if not (place.path / config.keystore).exists():

@@ -165,7 +165,7 @@ def _cifar_images(rows: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray
 def _cifar_test(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     found = sorted(folder.glob("test_batch*.bin"))
     if not found:
-        raise ConfigError(f"no test_batch.bin in {folder}")
+        raise ConfigError(f"no test_batch.bin in {folder}", hint="unpack the data set's archive there")
     return read_cifar(found[0].read_bytes(), found[0].name)
 
 

@@ -19,7 +19,7 @@ def require_format(target: Path) -> None:
     if target.suffix not in FORMATS:
         raise ConfigError(f"{target.name}: no such format", hint=f"end the name with {', '.join(FORMATS)}")
     if not target.absolute().parent.is_dir():
-        raise ConfigError(f"no folder {target.absolute().parent}")
+        raise ConfigError(f"no folder {target.absolute().parent}", hint="make it first, or choose another --output")
 
 
 def export(parameters: Parameters, target: Path) -> None:

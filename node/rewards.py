@@ -34,7 +34,10 @@ def claim_rewards(ledger: Ledger, account: bytes, identity: bytes, task: Task) -
     """Claim what is due to `account`; what happened, in credits. Blocks. LedgerError when the chain refuses."""
     record = ledger.task(identity)
     if record is None:
-        raise ConfigError("the chain does not know this task")
+        raise ConfigError(
+            "the chain does not know this task",
+            hint="it is opened by the aggregator: wait for it, and look at koinon status",
+        )
     last = record.last_committed
     amounts = earned_until(task, last)
     earned, before = amounts.get(account, 0), ledger.claimed(identity, account)

@@ -118,7 +118,9 @@ def load_task(path: Path) -> TaskFile:
     except FileNotFoundError:
         raise ConfigError(f"no task file {path}", hint="an example: examples/digits/task.toml") from None
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+        raise ConfigError(
+            f"{path} cannot be read: {error}", hint="it is a TOML file: docs/cli.md, koinon submit"
+        ) from None
     return convert(TaskFile, raw, str(path))
 
 

@@ -110,7 +110,9 @@ def _failed(error: KoinonError) -> int:
 def _level(home: Path) -> str:
     level = load_party(home).log_level
     if level.upper() not in logging.getLevelNamesMapping():
-        raise ConfigError(f"{home}/config.toml: no log level is called {level!r}")
+        raise ConfigError(
+            f"{home}/config.toml: no log level is called {level!r}", hint="debug, info, warning, error or critical"
+        )
     return level
 
 

@@ -57,12 +57,17 @@ class ReplicaHome:
         ConfigError when none is, or without a seat.
         """
         if self.index is None:
-            raise ConfigError("a standby has no sealing key that anybody seals to")
+            raise ConfigError(
+                "a standby has no sealing key that anybody seals to", hint="ask a replica that has a seat"
+            )
         announced = from_hex(self.federation.replicas[self.index].sealing_key)
         try:
             return SealingKey.find(self.signer.secret, announced, self.federation.epoch)
         except PrivacyError:
-            raise ConfigError(f"the federation announces another sealing key for replica {self.index}") from None
+            raise ConfigError(
+                f"the federation announces another sealing key for replica {self.index}",
+                hint="was the home copied from another one? its keystore must be the one that the registrar seated",
+            ) from None
 
     def own_seat(self, epoch: int) -> Seat:
         """What this replica asks the registrar to announce for `epoch`; ConfigError when it knows no url of its own."""
@@ -82,7 +87,10 @@ class ReplicaHome:
         try:
             box = (self.path / SHARE_FILE).read_bytes()
         except OSError as error:
-            raise ConfigError(f"the share of the Paillier key cannot be read: {error}") from None
+            raise ConfigError(
+                f"the share of the Paillier key cannot be read: {error}",
+                hint="koinon ceremony accept FOLDER --home HOME writes it",
+            ) from None
         try:
             return self.sealing().open(box, key_share_context(from_hex(paillier.public_key), index))
         except BadPiece:
@@ -93,10 +101,16 @@ class ReplicaHome:
     def _require_fitting(self, given: FederationFile) -> None:
         config, signer = self.config, self.signer
         if config.role != "replica":
-            raise ConfigError(f"the home is that of {config.role} {config.index}, not of a replica of this federation")
+            raise ConfigError(
+                f"the home is that of {config.role} {config.index}, not of a replica of this federation",
+                hint="--home is a replica's; koinon-committee seat makes one",
+            )
         if config.index < 0:
             return
         if config.index >= len(given.replicas):
             raise ConfigError(f"federation.json has no replica {config.index}", hint="index = -1 for a newcomer")
         if from_hex(given.replicas[config.index].address) != signer.address:
-            raise ConfigError(f"the keystore is not that of replica {config.index} (0x{signer.address.hex()})")
+            raise ConfigError(
+                f"the keystore is not that of replica {config.index} (0x{signer.address.hex()})",
+                hint="put the keystore of this home back, or set index = -1 for a newcomer",
+            )

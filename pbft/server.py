@@ -83,7 +83,10 @@ class ReplicaServer:
 
     def __init__(self, home: ReplicaHome, *, settings: Settings | None = None) -> None:
         if home.index is None:
-            raise ConfigError("this key has no seat in the committee")
+            raise ConfigError(
+                "this key has no seat in the committee",
+                hint="koinon-committee seat, then the registrar's add or replace",
+            )
         self.home = home
         self.federation = home.federation
         index, signer, known = home.index, home.signer, home.committees

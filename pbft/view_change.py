@@ -39,7 +39,10 @@ def fitting_window(committee: Committee, settings: Settings) -> int:
     each = new_view_bytes_max(committee, 1) - new_view_bytes_max(committee, 0)
     window = min(settings.window, (MESSAGE_BYTES_MAX - new_view_bytes_max(committee, 0)) // each)
     if window < min(settings.window, settings.checkpoint_interval + settings.pipeline_slots_max):
-        raise ConfigError(f"a committee of {committee.n} is too large: its view changes would not fit one message")
+        raise ConfigError(
+            f"a committee of {committee.n} is too large: its view changes would not fit one message",
+            hint="a smaller committee",
+        )
     return window
 
 

@@ -105,7 +105,9 @@ def replaced(seats: Sequence[Seat], index: int, seat: Seat) -> tuple[Seat, ...]:
 
 def require_index(seats: Sequence[Seat], index: int) -> None:
     if not 0 <= index < len(seats):
-        raise ConfigError(f"the committee has no replica {index}, only 0 to {len(seats) - 1}")
+        raise ConfigError(
+            f"the committee has no replica {index}, only 0 to {len(seats) - 1}", hint="koinon-committee show lists them"
+        )
 
 
 def require_new(committees: Committees, seat: Seat | None) -> None:

@@ -108,7 +108,7 @@ def settle_plan(folder: Path, wanted: Plan, port_base: int) -> Plan:
         try:
             kept = convert(Plan, json.loads(path.read_text()), str(path))
         except ValueError as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from None
+            raise ConfigError(f"{path} cannot be read: {error}", hint="restore it, or choose another --out") from None
         for name in Plan.__struct_fields__:
             if name != "ports" and getattr(kept, name) != getattr(wanted, name):
                 raise ConfigError(
@@ -128,11 +128,16 @@ def _require_sane(plan: Plan) -> None:
     if plan.hosts not in HOSTS:
         raise ConfigError(f"--hosts {plan.hosts!r}", hint=f"one of: {', '.join(HOSTS)}")
     if plan.replicas < 1 or plan.nodes < 0 or plan.replicas + plan.nodes > PARTIES_MAX:
-        raise ConfigError(f"{plan.replicas} replicas and {plan.nodes} nodes: 1 to {PARTIES_MAX} parties in all")
+        raise ConfigError(
+            f"{plan.replicas} replicas and {plan.nodes} nodes: 1 to {PARTIES_MAX} parties in all",
+            hint="--replicas and --nodes",
+        )
     if plan.replicas > AGGREGATOR_OFFSET:
-        raise ConfigError(f"at most {AGGREGATOR_OFFSET} replicas")
+        raise ConfigError(f"at most {AGGREGATOR_OFFSET} replicas", hint="--replicas")
     if plan.examples_max < 1:
-        raise ConfigError("--examples-max is at least 1: a node's largest sample count in a round")
+        raise ConfigError(
+            "--examples-max is at least 1: a node's largest sample count in a round", hint="--examples-max"
+        )
 
 
 def choose_ports(plan: Plan, base: int) -> dict[str, int]:
@@ -142,7 +147,9 @@ def choose_ports(plan: Plan, base: int) -> dict[str, int]:
         ports["aggregator"] = base + AGGREGATOR_OFFSET
         ports |= {party: base + NODE_OFFSET + index for index, party in enumerate(plan.node_names)}
         if max(ports.values()) > 65535 or base < 0:
-            raise ConfigError(f"--port-base {base} leads to ports above 65535")
+            raise ConfigError(
+                f"--port-base {base} leads to ports above 65535", hint="a lower --port-base, or 0 for free ports"
+            )
         return ports
     with ExitStack() as stack:  # all are held until all are chosen, so that none is chosen twice
         return {party: _free_port(stack) for party in plan.listeners}
@@ -173,9 +180,15 @@ def read_password(file: Path) -> str:
     try:
         text = file.read_text().rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the password file cannot be read: {error}") from None
+        raise ConfigError(
+            f"the password file cannot be read: {error}",
+            hint="--password-file, or password_file in config.toml, names a file with one line",
+        ) from None
     if not text:
-        raise ConfigError(f"the password file {file} is empty")
+        raise ConfigError(
+            f"the password file {file} is empty",
+            hint="--password-file, or password_file in config.toml, names a file with one line",
+        )
     return text
 
 

@@ -170,7 +170,10 @@ class Provisioning:
             raise
         except LedgerError as error:
             if self.funder is not None:
-                raise ConfigError(f"--fund-from cannot pay {len(poor)} parties: {error.message}") from None
+                raise ConfigError(
+                    f"--fund-from cannot pay {len(poor)} parties: {error.message}",
+                    hint="a keystore with more ether, or a smaller --ether",
+                ) from None
             self.say("no ether for anybody: fine on a chain without fees; elsewhere use --fund-from KEYSTORE")
             return
         self._did(f"ether for {len(poor)} parties")

@@ -111,13 +111,18 @@ def find_anvil() -> str:
     """The program anvil: $ANVIL_BIN, the PATH, the cache, npm. ConfigError or a RemoteError when there is none."""
     if chosen := os.environ.get("ANVIL_BIN"):
         if not os.access(chosen, os.X_OK):
-            raise ConfigError(f"ANVIL_BIN is {chosen}, which is no program")
+            raise ConfigError(
+                f"ANVIL_BIN is {chosen}, which is no program", hint="the path of an anvil binary, or unset it"
+            )
         return chosen
     if found := shutil.which("anvil"):
         return found
     system, machine = _SYSTEMS.get(platform.system()), _MACHINES.get(platform.machine().lower())
     if system is None or machine is None:
-        raise ConfigError(f"there is no anvil for {platform.system()} on {platform.machine()}")
+        raise ConfigError(
+            f"there is no anvil for {platform.system()} on {platform.machine()}",
+            hint="--engine embedded, or an anvil of your own in $ANVIL_BIN",
+        )
     name = f"{system}-{machine}"
     package = Package(f"@foundry-rs/anvil-{name}", ANVIL_VERSION, INTEGRITIES.get(name))
     program = fetch(package) / "bin" / ("anvil.exe" if system == "win32" else "anvil")

@@ -237,7 +237,8 @@ def certify(
         raise ConfigError(f"{file} cannot be read: {error}", hint=REQUEST_HINT) from None
     made = issue_for(issuer, asked, name, [name])
     write_atomically(out, made)
-    say(f"{out}: a certificate for {name}, until {expiry(made):%Y-%m-%d}; its party puts it into its home and restarts")
+    say(f"{out}: a certificate for {name}, until {expiry(made):%Y-%m-%d}")
+    say("it goes into its party's home, which is then started (again)")
 
 
 # --- changes ------------------------------------------------------------------------------------------------------

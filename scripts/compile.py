@@ -120,7 +120,10 @@ def _run_compiler(request: dict[str, Any]) -> dict[str, Any]:
     command = _compiler()
     version = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
     if f"Version: {SOLC_VERSION}+" not in version:
-        raise ConfigError(f"{command[0]} is not solc {SOLC_VERSION}: {version.strip().splitlines()[-1:]}")
+        raise ConfigError(
+            f"{command[0]} is not solc {SOLC_VERSION}: {version.strip().splitlines()[-1:]}",
+            hint="the version that contracts/ names",
+        )
     done = subprocess.run(
         [*command, "--standard-json"],
         input=json.dumps(request),

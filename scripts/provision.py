@@ -90,7 +90,10 @@ def provision(
     ether: Annotated[float, typer.Option(help="Ether that each sender of transactions gets.")] = 10.0,
     as_json: AsJson = False,
 ) -> None:
-    """Make a federation: keys, contracts, homes. Run again to finish what was interrupted."""
+    """Make a federation: keys, contracts, homes. Run again to finish what was interrupted.
+
+    Example: koinon-provision --out fed --rpc http://127.0.0.1:8545 --tls
+    """
     if context.invoked_subcommand is not None:
         return
     if out is None:
@@ -139,14 +142,17 @@ def admit(
     examples_max: Annotated[int, typer.Option(help="The most samples it may claim in a round.")] = EXAMPLES_DEFAULT,
     sealing_key: Annotated[str, typer.Option(help="Its X25519 key, 64 hexadecimal digits.")] = "0x" + "00" * 32,
 ) -> None:
-    """Admit a party: sign an admission that its home hands to the chain and to the committee."""
+    """Admit a party: sign an admission that its home hands to the chain and to the committee.
+
+    Example: koinon-provision admit ADDRESS --sealing-key KEY --out admission.json --registrar fed/registrar
+    """
     signer, federation = _registrar(registrar)
     member = parse_address(address)
     last = Ledger.connect(federation.network).member(member).serial
     wanted = parse_roles(roles)
     public = from_hex(sealing_key)
     if len(public) != 32:
-        raise ConfigError("--sealing-key has 64 hexadecimal digits")
+        raise ConfigError("--sealing-key has 64 hexadecimal digits", hint="koinon init prints it")
     enrol = sign_admission(
         signer,
         federation.domain,
@@ -157,6 +163,8 @@ def admit(
         serial=fresh_serial(last),
     )
     save_admission(out, enrol)
+    if wanted & Role.NODE and not any(public):
+        print("without --sealing-key (koinon init prints it) it can take no part in mode masked", file=sys.stderr)
     print(f"{to_hex(member)} is admitted as {roles}: {out}", file=sys.stderr)
 
 
@@ -166,7 +174,10 @@ def revoke(
     registrar: Registrar,
     chain_only: Annotated[bool, typer.Option("--chain-only", help="Leave the committee's log for later.")] = False,
 ) -> None:
-    """End a membership, on chain and in the committee's log. Run it again if one of the two could not be reached."""
+    """End a membership, on chain and in the committee's log. Run it again if one of the two could not be reached.
+
+    Example: koinon-provision revoke ADDRESS --registrar fed/registrar
+    """
     signer, federation = _registrar(registrar)
     member = parse_address(address)
     ledger = Ledger.connect(federation.network, signer)

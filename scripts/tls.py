@@ -158,7 +158,10 @@ def _load(authority: Certified) -> tuple[x509.Certificate, ec.EllipticCurvePriva
     try:
         certificate = x509.load_pem_x509_certificate(authority.certificate)
     except ValueError as error:
-        raise ConfigError(f"the authority's certificate cannot be read: {error}") from None
+        raise ConfigError(
+            f"the authority's certificate cannot be read: {error}",
+            hint="restore it from a backup: ca.pem and ca.key of the registrar, tls.key of a party",
+        ) from None
     return certificate, _private(authority.key, "the authority's key")
 
 
@@ -166,7 +169,12 @@ def _private(key: bytes, what: str) -> ec.EllipticCurvePrivateKey:
     try:
         found = serialization.load_pem_private_key(key, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{what} cannot be read: {error}") from None
+        raise ConfigError(
+            f"{what} cannot be read: {error}",
+            hint="restore it from a backup: ca.pem and ca.key of the registrar, tls.key of a party",
+        ) from None
     if not isinstance(found, ec.EllipticCurvePrivateKey):
-        raise ConfigError(f"{what} is not an elliptic-curve key")
+        raise ConfigError(
+            f"{what} is not an elliptic-curve key", hint="koinon-committee request makes one where there is none"
+        )
     return found

@@ -3,8 +3,9 @@
     python -m scripts.bench_privacy [--quick] [--json FILE] [--baselines PYTHON]
 
 One round of each mode in one process: `client_s` for one client (protect; in mode `masked` with announcing and
-revealing), `replica_s` for one replica and one client (check, and its part of combining), `open_s` and `verify_s` for
-the round, `bytes_up` for one client. Wall clock, best of several. Every opened sum is compared with the true one.
+revealing), `replica_s` for one replica and one client (check, and its part of combining), `member_s` that part for the
+whole round (replicas do it side by side), `open_s` for who combines what they say and `verify_s` for who checks it,
+both once a round, `bytes_up` for one client. Wall clock, best of several. Every sum is compared with the true one.
 
 The baselines (naive phe, TenSEAL's CKKS, Flower's SecAgg+) need libraries that Koinon does not: `--baselines` names a
 Python that has them (`make bench-privacy` makes one), and `scripts/_baselines.py` is run with it on equal vectors.
@@ -39,7 +40,7 @@ BITS, CLIENTS, CLIPS = 16, 10, 64
 LENET, MIDDLE, RESNET18 = 62_006, 1_126_410, 11_700_000
 LIMIT = 2 ** (BITS - 1) - 1
 REPEAT = 3
-COLUMNS = ("client_s", "replica_s", "open_s", "verify_s")
+COLUMNS = ("client_s", "replica_s", "member_s", "open_s", "verify_s")
 BASELINES = Path(__file__).with_name("_baselines.py")
 
 
@@ -91,7 +92,7 @@ def committee_row(label: str, setting: Setting, shares: tuple[bytes, ...], repea
     verified, verify = clock(lambda: chosen.verify(setting, publics, digests, components, opened.witness), repeat)
     require_sum(label, updates, opened.values, verified)
     size = len(first.public) + sum(map(len, first.pieces))
-    return row(label, setting, client, check + combine / CLIENTS, opening, verify, size)
+    return row(label, setting, (client, check + combine / CLIENTS, combine, opening, verify), size)
 
 
 def combined(
@@ -129,7 +130,7 @@ def masked_row(params: int, n: int) -> Row:
     opened, opening = clock(lambda: chosen.open(whole, publics, {}, {}))
     require_sum("masked", updates, opened.values, opened.values)
     size = len(publics[nodes[0]]) + len(encode(made[nodes[0]][1])) + len(encode(revealed[nodes[0]]))
-    return row("masked", setting, announcing + masking + revealing, check, opening, opening, size)
+    return row("masked", setting, (announcing + masking + revealing, check, 0.0, opening, opening), size)
 
 
 def require_sum(label: str, updates: list[Values], opened: Values, verified: Values) -> None:
@@ -138,29 +139,40 @@ def require_sum(label: str, updates: list[Values], opened: Values, verified: Val
         raise InvariantBroken(f"mode {label} opened another sum than the true one")
 
 
-def row(
-    name: str, setting: Setting, client: float, replica: float, opening: float, verify: float, bytes_up: int
-) -> Row:
+def row(name: str, setting: Setting, seconds: tuple[float, ...], bytes_up: int) -> Row:
+    """`seconds` in the order of COLUMNS."""
     about = {"name": name, "params": setting.dimension, "n": setting.replicas, "clients": CLIENTS}
-    seconds = dict(zip(COLUMNS, (round(each, 6) for each in (client, replica, opening, verify)), strict=True))
-    return {**about, **seconds, "bytes_up": bytes_up}
+    return {**about, **dict(zip(COLUMNS, (round(each, 6) for each in seconds), strict=True)), "bytes_up": bytes_up}
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """The table, from the cheap to the dear."""
+    """The table, from the cheap to the dear; on standard error, what is being measured."""
+
+    def bare(params: int, n: int) -> Row:
+        said("shares without proof", params, n)
+        return committee_row("shares without proof", setting_of("shares", params, n), ())
+
     for params in (LENET,) if quick else (LENET, MIDDLE):
         norm = min(CLIPS * LIMIT, (2**31 - 1) // CLIENTS)
         for n in (4, 7):
+            said("plain", params, n)
             yield committee_row("plain", setting_of("plain", params, n), ())
-            yield committee_row("shares without proof", setting_of("shares", params, n), ())
+            yield bare(params, n)
+            said("shares", params, n)
             yield committee_row("shares", setting_of("shares", params, n, norm=norm), ())
+            said("masked", params, n)
             yield masked_row(params, n)
-        yield committee_row("shares without proof", setting_of("shares", params, 13), ())
+        yield bare(params, 13)
     if not quick:
-        yield committee_row("shares without proof", setting_of("shares", RESNET18, 4), (), 1)
+        yield bare(RESNET18, 4)
     for bits, params, n in ((3072, LENET, 4), (3072, LENET, 7), (2048, LENET, 4), (3072, MIDDLE, 4)):
         if not quick or (bits, n, params) == (3072, 4, LENET):
+            said(f"paillier {bits}", params, n)
             yield paillier_row(bits, params, n)
+
+
+def said(name: str, params: int, n: int) -> None:
+    print(f"measuring {name}, {params:,} parameters, n = {n} ...", file=sys.stderr, flush=True)
 
 
 def paillier_row(bits: int, params: int, n: int) -> Row:
@@ -173,6 +185,7 @@ def paillier_row(bits: int, params: int, n: int) -> Row:
 
 def baselines(python: Path, quick: bool) -> Iterator[Row]:
     """Rows of scripts/_baselines.py, one JSON object a line."""
+    print("measuring the baselines ...", file=sys.stderr, flush=True)
     command = [str(python), str(BASELINES), *(["--quick"] if quick else [])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         for line in running.stdout or ():
@@ -183,7 +196,8 @@ def baselines(python: Path, quick: bool) -> Iterator[Row]:
 
 
 def show(row_: Row) -> None:
-    cells = "".join("             -" if row_[each] is None else f"{1000 * row_[each]:14.2f}" for each in COLUMNS)
+    seconds = (row_.get(each) for each in COLUMNS)
+    cells = "".join("             -" if each is None else f"{1000 * each:14.2f}" for each in seconds)
     print(
         f"{row_['name']:24}{row_['params']:>12,}{row_['n'] or '-':>4}{cells}{row_['bytes_up'] / 1000:14.1f}", flush=True
     )

@@ -96,7 +96,7 @@ class Shares:
             masked = values.astype("<u4")
             for seed in seeds:
                 apply_keystream(masked, seed, np.subtract)
-            public = masked.tobytes() + commitments
+            public = b"".join((masked.data, commitments))  # one copy: a large model's vector is worth it
         pieces = (_pack({number: seeds[number] for number in held_by(setting, i)}) for i in range(setting.replicas))
         return Protected(public, tuple(pieces))
 

@@ -12,7 +12,7 @@ from scripts import _baselines, bench_privacy, bench_rounds
 from scripts._rounds import PHASES, RoundTimes, merge
 
 TASK = bytes([7] * 32)
-ROW = {"name", "params", "n", "clients", "client_s", "replica_s", "open_s", "verify_s", "bytes_up"}
+ROW = {"name", "params", "n", "clients", "client_s", "replica_s", "member_s", "open_s", "verify_s", "bytes_up"}
 
 
 def test_baselines_and_modes_are_timed_on_equal_vectors() -> None:

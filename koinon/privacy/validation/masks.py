@@ -21,6 +21,8 @@ from .bounds import Bound
 from .field import ELEMENT_BYTES, Plane, elements
 
 Words = NDArray[np.uint32]
+_BLOCK_BYTES = 16
+_ZEROS = memoryview(bytes(1 << 17))
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,32 +58,54 @@ class Planes:
         return planes if self.top is None else [*planes, Plane(self.top, 8, 1)]
 
 
-class Mask:
-    """One mask: its integers, and its parts of the blinds (of the answers) and of the proof's coefficients."""
+class Hidden:
+    """A mask's parts of the blinds (of the answers) and of the proof's coefficients."""
 
-    def __init__(self, bound: Bound, planes: Planes, hidden: bytes) -> None:
-        self.planes = planes
-        self._answers, self._hidden = bound.answers, hidden
+    def __init__(self, bound: Bound, data: bytes) -> None:
+        self._answers, self._data = bound.answers, data
 
     @property
     def blinds(self) -> list[int]:
-        return elements(self._hidden[: ELEMENT_BYTES * self._answers])
+        return elements(self._data[: ELEMENT_BYTES * self._answers])
 
     @property
     def coefficients(self) -> list[int]:
-        return elements(self._hidden[ELEMENT_BYTES * self._answers :])
+        return elements(self._data[ELEMENT_BYTES * self._answers :])
+
+
+@dataclass(frozen=True, repr=False)
+class Mask:
+    """One mask: its integers, and what it hides of the proof."""
+
+    planes: Planes
+    hidden: Hidden
 
 
 def expand(bound: Bound, seed: bytes) -> Mask:
     """The mask of a 32-byte seed."""
-    stream = Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor()
-    data = bytearray(stream.update(bytes(bound.vector_bytes + ELEMENT_BYTES * bound.hidden_elements)))
-    planes = Planes.parse(bound, memoryview(data))
+    data = _stream(seed, 0, bound.vector_bytes + ELEMENT_BYTES * bound.hidden_elements)
+    planes = Planes.parse(bound, data)
     if planes.top is None:
         np.bitwise_and(planes.middle, np.uint32(2 ** (bound.mask_bits - 32) - 1), out=planes.middle)
     else:
         np.bitwise_and(planes.top, planes.top.dtype.type(2 ** (bound.mask_bits - 64) - 1), out=planes.top)
-    return Mask(bound, planes, bytes(data[bound.vector_bytes :]))
+    return Mask(planes, Hidden(bound, bytes(data[bound.vector_bytes :])))
+
+
+def expand_hidden(bound: Bound, seed: bytes) -> Hidden:
+    """The same without the integers, which are nearly all of a mask."""
+    return Hidden(bound, bytes(_stream(seed, bound.vector_bytes, ELEMENT_BYTES * bound.hidden_elements)))
+
+
+def _stream(seed: bytes, start: int, size: int) -> memoryview:
+    """Bytes start..start+size-1 of a seed's keystream, writable."""
+    block, skipped = divmod(start, _BLOCK_BYTES)
+    stream = Cipher(algorithms.AES256(seed), modes.CTR(block.to_bytes(_BLOCK_BYTES, "big"))).encryptor()
+    buffer = bytearray(skipped + size + _BLOCK_BYTES - 1)  # update_into wants a block more than it writes
+    view = memoryview(buffer)
+    for place in range(0, skipped + size, len(_ZEROS)):
+        stream.update_into(_ZEROS[: skipped + size - place], view[place:])
+    return view[skipped : skipped + size]
 
 
 def mask_vector(bound: Bound, values: NDArray[np.int64], seeds: Iterable[bytes]) -> bytes:

@@ -29,7 +29,7 @@ from koinon.errors import InvalidProof
 
 from .bounds import SLACK, Alignment, Bound
 from .field import Contraction, Floats, P, Plane, dot, element_bytes, elements, inner, powers
-from .masks import Mask, Planes, expand
+from .masks import Mask, Planes, expand, expand_hidden
 
 _BLOCK = 32
 """Rows of a block of the Gram matrix, and with ROWS_MAX columns of it a product that starts no threads."""
@@ -102,9 +102,9 @@ def prove(
     """
     blinds, shares = [0] * bound.answers, [0] * bound.coefficients
     for seed in seeds:
-        mask = expand(bound, seed)
-        blinds = [(a + b) % P for a, b in zip(blinds, mask.blinds, strict=True)]
-        shares = [(a + b) % P for a, b in zip(shares, mask.coefficients, strict=True)]
+        hidden = expand_hidden(bound, seed)
+        blinds = [(a + b) % P for a, b in zip(blinds, hidden.blinds, strict=True)]
+        shares = [(a + b) % P for a, b in zip(shares, hidden.coefficients, strict=True)]
     coefficients = [(a - b) % P for a, b in zip(_coefficients(bound, values, blinds), shares, strict=True)]
     query = _Query(bound, _first_hash(context, public, coefficients), alignment)
     answers = query.blinded(query.of_values(values), blinds)
@@ -141,8 +141,9 @@ class _Query:
 
     def of_mask(self, mask: Mask, kappas: Sequence[int]) -> int:
         """The number of a mask: all that it adds to the answers and sums, combined."""
-        seen = self.of_planes(mask.planes, mask.coefficients)
-        return dot(kappas, [*self.blinded(seen[: self._bound.answers], mask.blinds), *seen[self._bound.answers :]])
+        seen = self.of_planes(mask.planes, mask.hidden.coefficients)
+        blinded = self.blinded(seen[: self._bound.answers], mask.hidden.blinds)
+        return dot(kappas, [*blinded, *seen[self._bound.answers :]])
 
     def of_planes(self, planes: Planes, coefficients: Sequence[int], *, offset: int = 0) -> list[int]:
         """What unsigned integers plus `offset` each, and shares of coefficients, answer without blinds."""

@@ -1,6 +1,6 @@
 """What privacy costs a whole round: LeNet-5 on CIFAR-10 in each mode, in one federation, beside Flower's own.
 
-    python -m scripts.bench_rounds --data-dir DIR [--modes plain,shares] [--nodes 10] [--repeats 3] [--json FILE]
+    python -m scripts.bench_rounds [--data-dir DIR] [--modes plain,shares] [--nodes 10] [--repeats 3] [--json FILE]
 
 One federation of real processes (chain, replicas, aggregator, nodes) trains the same task once a mode, again and again
 in turning order, so that a machine that slows down slows all modes. The first round of each task is left out: it loads
@@ -233,7 +233,9 @@ def measure(
 
 
 def main(
-    data_dir: Annotated[Path, typer.Option(help="CIFAR-10's binary batches; downloaded there when it has none.")],
+    data_dir: Annotated[
+        Path, typer.Option(help="CIFAR-10's binary batches; downloaded there when it has none.")
+    ] = Path("data/cifar10"),
     modes: Annotated[
         str, typer.Option(help=f"Comma-separated, of {', '.join(VARIANTS)}; ratios are to the first.")
     ] = "plain,shares,shares-unvalidated,masked",

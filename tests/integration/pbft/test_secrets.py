@@ -133,7 +133,7 @@ def test_what_holds_secrets_shows_none_of_them_when_printed() -> None:
         Protected(b"public", (secret,)),
         SealingKey(secret),
     )
-    text = "".join(map(repr, (*holders, mask, mask.planes)))
+    text = "".join(map(repr, (*holders, mask, mask.planes, mask.hidden)))
     assert not any(each in text for each in spellings(secret))
-    assert not any(str(word) in text for word in (*mask.planes.low[:4], *mask.blinds[:4]))
+    assert not any(str(word) in text for word in (*mask.planes.low[:4], *mask.hidden.blinds[:4]))
     assert encode(holders[0]) != b""

@@ -27,12 +27,14 @@ class Ordering(Core):
         if not self.active or self.primary != self.index or self.silent:
             return
         settings = self.settings
-        while (self.pool.ready() or self._pending_change()) and self._assigned < self._bound():
+        while self.pool.ready() or self._pending_change():
             in_flight = self._assigned - max(self.executed, self.log.low)
             if in_flight >= settings.pipeline_slots_max:
                 return
             waited = self.now_ms - self._proposed_time_ms
             if in_flight > 0 and self.pool.ready() < settings.batch_requests_max and waited < settings.batch_delay_ms:
+                return
+            if self._assigned >= self._bound():
                 return
             requests = self.pool.take(settings.batch_requests_max, settings.batch_bytes_max)
             self._proposed_time_ms = max(self._proposed_time_ms, self.now_ms)
@@ -133,7 +135,7 @@ class Ordering(Core):
         slot.bodies[named] = message.batch
         for data in message.batch.requests:
             sender, request = self.verifier.request(data)
-            self.pool.propose((sender, request.number))
+            self.pool.propose((sender, request.number), self.now_ms)
         self._try_prepared(slot)
 
     def _on_ballot(self, sender: int, message: Ballot) -> None:

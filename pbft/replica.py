@@ -52,6 +52,8 @@ __all__ = ["Replica"]
 
 TOLD_ALL = 2
 """The relay of a request that goes to everybody: the primary had its time after the first."""
+RELAY_TIMES = 2
+"""A request waits for so many times the usual before it is relayed; at most half the view timeout."""
 
 
 class Replica(Recovery):
@@ -190,12 +192,16 @@ class Replica(Recovery):
     def _ask_again(self) -> None:
         """Relay what the primary leaves lying (section 4.2), and ask again for batches that are missing.
 
-        The first time to the primary; the second time to all, so that all see what it does with it.
+        The first time to the primary; the second time to all, so that all see what it does with it. Where requests
+        usually wait longer, they are relayed later in proportion: a queue is no neglect, and telling everybody about
+        all that is in it would make it longer.
         """
         if not self.active:
             return
         if self.primary != self.index:
-            overdue = self.pool.unproposed(self.now_ms, self.settings.status_ms, self.settings.batch_requests_max)
+            longest_ms = self.settings.view_timeout_ms // 2
+            patience_ms = max(self.settings.status_ms, min(RELAY_TIMES * self.pool.usual_ms, longest_ms))
+            overdue = self.pool.unproposed(self.now_ms, patience_ms, self.settings.batch_requests_max)
             for pending in overdue:
                 if self._still_admitted(pending.data):
                     self._emit(Send(ALL if pending.relays == TOLD_ALL else self.primary, Relay(request=pending.data)))
@@ -244,7 +250,10 @@ class Replica(Recovery):
                     self._emit(Send(sender, vote))
 
     def _resend(self, sender: int, status: Status) -> None:
-        """Our votes for the slots that a stuck peer has not executed; also the pre-prepare, which is transferable."""
+        """Our votes for the slots that a stuck peer has not executed; also the pre-prepare, which is transferable.
+
+        A pre-prepare that is younger than the time between two statuses is on its way: it may be a megabyte.
+        """
         if status.view != self.view:
             return
         first = max(status.executed, self.stable) + 1
@@ -253,7 +262,7 @@ class Replica(Recovery):
             if slot is None or slot.view != self.view:
                 continue
             pre_prepare = slot.pre_prepare()
-            if pre_prepare is not None:
+            if pre_prepare is not None and self.now_ms - slot.since_ms >= self.settings.status_ms:
                 self._emit(Send(sender, pre_prepare))
             for votes in (slot.prepares, slot.commits):
                 if self.index in votes:

@@ -37,6 +37,9 @@ class Pool:
         self._waiting: dict[Key, Pending] = {}
         self._numbers: dict[bytes, set[int]] = {}
         self._ready: dict[Key, None] = {}
+        self._begun_ms = 0
+        self.usual_ms = 0
+        """How long requests have waited lately in this view until another replica proposed them."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -72,17 +75,23 @@ class Pool:
             if not self._numbers[client]:
                 del self._numbers[client]
 
-    def propose(self, key: Key) -> None:
+    def propose(self, key: Key, now_ms: int) -> None:
         """It is in a slot of the current view."""
-        if key in self._waiting:
-            self._waiting[key].proposed = True
-            self._ready.pop(key, None)
+        if key in self._ready:
+            waited_ms = now_ms - max(self._waiting[key].since_ms, self._begun_ms)
+            self.usual_ms += (waited_ms - self.usual_ms) // 8
+            self._mark(key)
 
-    def reset(self) -> None:
+    def _mark(self, key: Key) -> None:
+        self._waiting[key].proposed = True
+        del self._ready[key]
+
+    def reset(self, now_ms: int) -> None:
         """A new view: nothing is proposed in it yet."""
         for pending in self._waiting.values():
             pending.proposed = False
         self._ready = dict.fromkeys(self._waiting)
+        self._begun_ms, self.usual_ms = now_ms, 0
 
     def find(self, client: bytes, number: int) -> Pending | None:
         return self._waiting.get((client, number))
@@ -112,15 +121,15 @@ class Pool:
             size += len(pending.data)
             taken.append(pending)
         for pending in taken:
-            self.propose((pending.client, pending.number))
+            self._mark((pending.client, pending.number))
         return [pending.data for pending in sorted(taken, key=lambda one: one.number)]
 
     def unproposed(self, now_ms: int, after_ms: int, count_max: int) -> list[Pending]:
-        """Requests that nobody proposed for `after_ms`; each is returned again only after that time."""
+        """Requests that nobody proposed for `after_ms`; each is returned again after that time, then ever later."""
         overdue: list[Pending] = []
         for key in self._ready:
             pending = self._waiting[key]
-            if len(overdue) < count_max and now_ms - pending.relayed_ms >= after_ms:
+            if len(overdue) < count_max and now_ms - pending.relayed_ms >= after_ms * max(1, pending.relays):
                 pending.relayed_ms = now_ms
                 pending.relays += 1
                 if pending.relays == 1:

@@ -179,7 +179,7 @@ class Views(Ordering):
     def _enter(self, signed: SignedNewView) -> None:
         """Take the view up: its proposals as if pre-prepared, our requests as not yet proposed."""
         self._adopt(signed)
-        self.pool.reset()
+        self.pool.reset(self.now_ms)
         self._view_entered_ms = self._progress_ms = self.now_ms
         self.pace.enter(self.now_ms)
         self._replay_due = True

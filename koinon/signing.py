@@ -21,7 +21,7 @@ from .errors import BadSignature
 
 _DOMAIN_TYPE = keccak(b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
 _MESSAGE_TYPE = keccak(b"Message(string kind,bytes32 payload)")
-_HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
+_HALF_ORDER = bytes.fromhex("7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def signing_digest(domain: Domain, message: Message) -> bytes:
     if isinstance(message, Typed):
         struct = message.struct_hash()
     else:
-        struct = keccak(_MESSAGE_TYPE + keccak(type(message).__name__.encode()) + keccak(encode(message)))
+        struct = keccak(_MESSAGE_TYPE + _type_hash(type(message).__name__) + keccak(encode(message)))
     return keccak(b"\x19\x01" + domain.separator + struct)
 
 
@@ -106,7 +106,7 @@ def recover(digest: bytes, signature: bytes) -> bytes:
         raise BadSignature(f"a signature has 64 bytes, not {len(signature)}")
     parity, first = signature[32] >> 7, signature[32] & 0x7F
     s = bytes([first]) + signature[33:]
-    if int.from_bytes(s, "big") > _HALF_ORDER:
+    if s > _HALF_ORDER:
         raise BadSignature("signature with a high s")
     try:
         key = PublicKey.from_signature_and_message(signature[:32] + s + bytes([parity]), digest, hasher=None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -16,6 +15,7 @@ from typing import Any
 from koinon.client import CommitteeClient
 from koinon.config import load_party
 from koinon.errors import ConfigError, KoinonError, StorageFailed
+from koinon.garbage import collect_garbage_seldom
 from koinon.observe import configure_logging
 
 from .home import ReplicaHome
@@ -28,8 +28,6 @@ EXAMPLE = """example:
 
 It serves /healthz, /readyz and /metrics on the port in config.toml, logs JSON lines to standard error, and stops
 cleanly on SIGTERM and SIGINT."""
-
-GARBAGE_OBJECTS = 50_000
 
 log = logging.getLogger("koinon.pbft")
 
@@ -54,7 +52,7 @@ async def _epochs(path: Path) -> None:
     home = ReplicaHome(path)
     async with CommitteeClient(home.committees) as client:  # before a word is said in an epoch that may be over
         await client.refresh()
-    _collect_garbage_seldom()
+    collect_garbage_seldom()
     while True:
         server = Standby(home) if home.index is None else ReplicaServer(home)
         try:
@@ -62,14 +60,6 @@ async def _epochs(path: Path) -> None:
             await server.run()
         finally:
             await server.stop()
-
-
-def _collect_garbage_seldom() -> None:
-    """What was loaded stays, and thousands of requests that wait are no garbage: looking through all of it every few
-    hundred objects finds nothing. Cycles are few (exceptions, closed connections)."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_OBJECTS, 10, 10)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -41,9 +41,6 @@ class Application(Protocol):
         """Called at each checkpoint, before `snapshot`. If a change is pending it takes effect here, and the answer
         is what names the next committee (32 bytes, not zero); else 32 zero bytes."""
 
-    def root(self) -> bytes:
-        """A digest of the state (32 bytes)."""
-
     def snapshot(self) -> bytes:
         """Canonical bytes of the whole state: equal states give equal bytes."""
 

@@ -85,14 +85,15 @@ class Execution:
     def snapshot(self) -> bytes:
         """Canonical bytes of everything; their Keccak-256 is what checkpoints sign."""
         clients = tuple(self._clients[address] for address in sorted(self._clients))
+        application = self.application.snapshot()
         return encode(
             Snapshot(
                 epoch=self.epoch,
                 sequence=self.sequence,
                 time_ms=self.time_ms,
                 clients=clients,
-                root=self.application.root(),
-                application=self.application.snapshot(),
+                root=keccak(application),
+                application=application,
             )
         )
 
@@ -107,7 +108,7 @@ class Execution:
         if snapshot.epoch != checkpoint.epoch + (checkpoint.next != ZERO_DIGEST):
             raise InvariantBroken(f"the certified snapshot of {sequence} is of epoch {snapshot.epoch}")
         self.application.restore(snapshot.application)
-        if self.application.root() != snapshot.root:
+        if keccak(self.application.snapshot()) != snapshot.root:
             raise InvariantBroken("the application restored a certified snapshot to another root")
         self._clients = {client.address: client for client in snapshot.clients}
         self.epoch, self.sequence, self.time_ms = snapshot.epoch, snapshot.sequence, snapshot.time_ms

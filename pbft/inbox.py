@@ -68,7 +68,9 @@ class Inbox:
         self._add(source, event, size)
 
     def _add(self, source: int, event: Event, size: int) -> None:
-        share = self._shares.setdefault(source, _Share())
+        share = self._shares.get(source)
+        if share is None:
+            share = self._shares[source] = _Share()
         if not share.events:
             self._turn.append(source)
         share.events.append((event, size))

@@ -100,7 +100,10 @@ class Log:
         """The slot, made if need be; only within the watermarks."""
         if sequence not in self:
             raise InvariantBroken(f"slot {sequence} is outside ({self.low}, {self.high}]")
-        return self._slots.setdefault(sequence, Slot(sequence, self.epoch))
+        slot = self._slots.get(sequence)
+        if slot is None:
+            slot = self._slots[sequence] = Slot(sequence, self.epoch)
+        return slot
 
     def find(self, sequence: int) -> Slot | None:
         return self._slots.get(sequence)

@@ -188,7 +188,7 @@ class Snapshot(Message, frozen=True):
     """Everything that execution depends on after `sequence`; its Keccak-256 is the checkpoint's `state`.
 
     `epoch` is that of the next entry: at a handover already the next one. `clients` ascend by address; `application`
-    is the application's canonical snapshot, `root` its root.
+    is the application's canonical snapshot, `root` its Keccak-256.
     """
 
     epoch: U32

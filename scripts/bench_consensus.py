@@ -36,6 +36,7 @@ from typing import Any
 from koinon.config import load_party, party_signer
 from koinon.encoding import encode
 from koinon.errors import KoinonError, Unavailable
+from koinon.garbage import collect_garbage_seldom
 from koinon.rounds.operations import SubmitUpdate
 from koinon.rounds.rules import decode_outcome
 from koinon.signing import Signer
@@ -179,6 +180,7 @@ def bench(n: int, seconds: float, in_flight: int, folder: Path) -> list[Row]:
     async def drive(committee: LocalCommittee) -> list[Row]:
         async with Gateway(committee.file) as gateway:
             keys = [Signer(secrets.token_bytes(32)) for _ in range(in_flight)]
+            collect_garbage_seldom()
             await enrol(committee, gateway, keys)
             say(f"n={n}: {in_flight} keys are members")
             rows = []

@@ -20,7 +20,7 @@ from koinon.learning import strategy
 from koinon.learning.parameters import Parameters
 from koinon.privacy import mode
 from koinon.privacy.masking import Masks
-from koinon.privacy.mode import Claim, Digests, Opened, Setting, Values
+from koinon.privacy.mode import Claim, Digests, Opened, Setting, Transcript, Values
 from koinon.privacy.validation.bounds import DIRECTION_MAX, Alignment
 from koinon.rounds.operations import MILLION, TaskSpec
 from koinon.rounds.state import MaskBoard, Round
@@ -199,7 +199,7 @@ def open_round(
 ) -> Opened:
     """Open the sum of the accepted updates; CannotOpen names what is missing or who contradicted."""
     _require_all(closed, publics)
-    return mode(closed.spec.mode).open(closed.setting(), publics, _digests(contributions), components)
+    return mode(closed.spec.mode).open(closed.setting(), Transcript(publics, _digests(contributions), components))
 
 
 def make_opening(
@@ -230,7 +230,7 @@ def verify_opening(
     good, bad = signed_contributions(closed, [encode(each) for each in opening.contributions])
     if bad:
         raise CannotOpen(f"the opening contains false contributions: {bad}")
-    return mode(closed.spec.mode).verify(closed.setting(), publics, _digests(good), components, witness)
+    return mode(closed.spec.mode).verify(closed.setting(), Transcript(publics, _digests(good), components), witness)
 
 
 def component_digests(opening: Opening) -> set[bytes]:

@@ -18,7 +18,7 @@ import numpy as np
 from gmpy2 import invert, mpz, powmod
 
 from koinon.encoding import keccak
-from koinon.privacy import Held, SealingKey, Setting, Values, mode, piece_context
+from koinon.privacy import Held, SealingKey, Setting, Transcript, Values, mode, piece_context
 from koinon.privacy.keystream import Ring, apply_keystream
 from koinon.privacy.masking import Masks, MaskSecrets, add_masks, remove_masks, reveal
 from koinon.privacy.packing import Slots
@@ -189,7 +189,7 @@ def paillier_guesses(view: View, victim: bytes) -> Iterator[tuple[str, Values | 
     if len(partials) > 2 * setting.faulty:
         digests = {replica: {replica: keccak(data)} for replica, data in partials.items()}
         components = {keccak(data): data for data in partials.values()}
-        opened = mode("paillier").open(setting, {victim: view.publics[victim]}, digests, components)
+        opened = mode("paillier").open(setting, Transcript({victim: view.publics[victim]}, digests, components))
         yield "opened by itself", opened.values
         return
     roots = [mpz(1)] * len(ciphertexts)

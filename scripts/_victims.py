@@ -16,7 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from koinon.encoding import encode, keccak
-from koinon.privacy import Entropy, Held, Mode, Protected, SealingKey, Setting, Values, mode, piece_context, seal_to
+from koinon.privacy import (
+    Entropy,
+    Held,
+    Mode,
+    Protected,
+    SealingKey,
+    Setting,
+    Transcript,
+    Values,
+    mode,
+    piece_context,
+    seal_to,
+)
 from koinon.privacy.budget import NoisePlan, add_noise, plan_noise
 from koinon.privacy.fixed_point import quantise
 from koinon.privacy.masking import Masks, MaskSecrets, announce, reveal
@@ -226,5 +238,5 @@ def opened(
         digests[replica] = {component: keccak(data) for component, data in said.items()}
         sums |= said
     publics = {node: each.public for node, each in protected.items()}
-    result = chosen.open(setting, publics, digests, {keccak(data): data for data in sums.values()})
+    result = chosen.open(setting, Transcript(publics, digests, {keccak(data): data for data in sums.values()}))
     return sums, result.values, result.witness

@@ -30,7 +30,7 @@ import numpy as np
 
 from koinon.encoding import encode, keccak
 from koinon.errors import InvariantBroken
-from koinon.privacy import Held, Protected, SealingKey, Setting, Values, mode
+from koinon.privacy import Held, Protected, SealingKey, Setting, Transcript, Values, mode
 from koinon.privacy.masking import Masks, announce, reveal
 from koinon.privacy.shares import forget_proofs
 
@@ -88,8 +88,9 @@ def committee_row(label: str, setting: Setting, shares: tuple[bytes, ...], repea
         digests[replica] = {number: keccak(data) for number, data in sums.items()}
         components |= {keccak(data): data for data in sums.values()}
     publics = {node: each.public for node, each in protected.items()}
-    opened, opening = clock(lambda: chosen.open(setting, publics, digests, components), 1)
-    verified, verify = clock(lambda: chosen.verify(setting, publics, digests, components, opened.witness), repeat)
+    transcript = Transcript(publics, digests, components)
+    opened, opening = clock(lambda: chosen.open(setting, transcript), 1)
+    verified, verify = clock(lambda: chosen.verify(setting, transcript, opened.witness), repeat)
     require_sum(label, updates, opened.values, verified)
     size = len(first.public) + sum(map(len, first.pieces))
     return row(label, setting, (client, check + combine / CLIENTS, combine, opening, verify), size)
@@ -127,7 +128,7 @@ def masked_row(params: int, n: int) -> Row:
     revealed = {node: reveal(masks, node, sealing[node], nodes) for node in nodes}
     whole = replace(setting, masks=replace(masks, revealed=revealed))
     _, check = clock(lambda: chosen.check(setting, nodes[0], publics[nodes[0]], 0, b""))
-    opened, opening = clock(lambda: chosen.open(whole, publics, {}, {}))
+    opened, opening = clock(lambda: chosen.open(whole, Transcript(publics)))
     require_sum("masked", updates, opened.values, opened.values)
     size = len(publics[nodes[0]]) + len(encode(made[nodes[0]][1])) + len(encode(revealed[nodes[0]]))
     return row("masked", setting, (announcing + masking + revealing, check, 0.0, opening, opening), size)

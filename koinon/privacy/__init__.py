@@ -11,7 +11,7 @@ from functools import cache
 from koinon.errors import ConfigError
 
 from .masked import Masked
-from .mode import Digests, Entropy, Held, Mode, Opened, Protected, Setting, Values
+from .mode import Digests, Entropy, Held, Mode, Opened, Protected, Setting, Transcript, Values
 from .plain import Plain
 from .sealing import SealingKey, piece_context, seal_to
 from .sized_shares import SizedShares
@@ -26,6 +26,7 @@ __all__ = [
     "Protected",
     "SealingKey",
     "Setting",
+    "Transcript",
     "Values",
     "mode",
     "piece_context",

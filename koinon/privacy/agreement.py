@@ -11,17 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from koinon.encoding import keccak
 from koinon.errors import BadPiece, CannotOpen, OutOfRange
 
-from .mode import Digests, Held, Setting
+from .mode import Held, Setting, Transcript
 
 
 def decide(
-    setting: Setting,
-    number: int,
-    holders: Iterable[int],
-    digests: Digests,
-    components: Mapping[bytes, bytes],
-    *,
-    size: int,
+    setting: Setting, number: int, holders: Iterable[int], transcript: Transcript, *, size: int
 ) -> tuple[bytes, frozenset[int]]:
     """The bytes of component `number` (exactly `size`) and the holders who signed another digest for it.
 
@@ -29,7 +23,7 @@ def decide(
     """
     votes: dict[bytes, list[int]] = {}
     for replica in sorted(holders):
-        vote = digests.get(replica, {}).get(number)
+        vote = transcript.digests.get(replica, {}).get(number)
         if vote is not None:
             votes.setdefault(bytes(vote), []).append(replica)
     needed = setting.faulty + 1
@@ -38,7 +32,7 @@ def decide(
         said = "; ".join(f"{vote.hex()[:8]} by {voters}" for vote, voters in sorted(votes.items())) or "nothing"
         few_or_many = "no digest has" if not decided else "more than one digest has"
         raise CannotOpen(f"component {number}: {few_or_many} {needed} replicas behind it ({said})")
-    data = components.get(decided[0])
+    data = transcript.components.get(decided[0])
     if data is None:
         raise CannotOpen(f"component {number}: the bytes of {decided[0].hex()} are missing")
     if len(data) != size or keccak(data) != decided[0]:

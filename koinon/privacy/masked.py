@@ -11,7 +11,7 @@ can unmask any node of the round, and 2t - m with a committee that lies. A node 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from koinon.errors import BadPiece, CannotOpen, ConfigError
 from .agreement import require_cohort, require_cohort_opens, require_no_witness
 from .fixed_point import require_in_range, require_ring_fits
 from .masking import Masks, add_masks, remove_masks, secrets_from
-from .mode import Digests, Entropy, Held, Opened, Protected, Setting, Values
+from .mode import Entropy, Held, Opened, Protected, Setting, Transcript, Values
 
 
 class Masked:
@@ -56,40 +56,27 @@ class Masked:
         require_cohort(setting, updates)
         return {}
 
-    def open(
-        self,
-        setting: Setting,
-        publics: Mapping[bytes, bytes],
-        digests: Digests,
-        components: Mapping[bytes, bytes],
-    ) -> Opened:
-        require_cohort_opens(setting, publics)
+    def open(self, setting: Setting, transcript: Transcript) -> Opened:
+        require_cohort_opens(setting, transcript.publics)
         masks = _masks(setting)
-        strangers = [node for node in publics if node not in masks.announced]
+        strangers = [node for node in transcript.publics if node not in masks.announced]
         if strangers:
             raise CannotOpen(f"nodes in the sum that announced no masks: {[f'0x{each.hex()}' for each in strangers]}")
         total = np.zeros(setting.dimension, dtype="<u4")
-        for node, public in publics.items():
+        for node, public in transcript.publics.items():
             if len(public) != 4 * setting.dimension:
                 raise CannotOpen(f"the vector of node 0x{node.hex()} has {len(public)} bytes")
             total += np.frombuffer(public, dtype="<u4")
-        remove_masks(total, masks, sorted(publics))
+        remove_masks(total, masks, sorted(transcript.publics))
         values = total.view("<i4").astype(np.int64)
-        bound = len(publics) << (setting.bits - 1)
+        bound = len(transcript.publics) << (setting.bits - 1)
         if max(-int(values.min()), int(values.max())) >= bound:
             raise CannotOpen("the unmasked sum is larger than the accepted updates can add to: some node lied")
-        return Opened(values, b"", tuple(sorted(replica for replica, said in digests.items() if said)))
+        return Opened(values, b"", tuple(sorted(replica for replica, said in transcript.digests.items() if said)))
 
-    def verify(
-        self,
-        setting: Setting,
-        publics: Mapping[bytes, bytes],
-        digests: Digests,
-        components: Mapping[bytes, bytes],
-        witness: bytes,
-    ) -> Values:
+    def verify(self, setting: Setting, transcript: Transcript, witness: bytes) -> Values:
         require_no_witness(witness)
-        return self.open(setting, publics, digests, components).values
+        return self.open(setting, transcript).values
 
 
 def _masks(setting: Setting) -> Masks:

@@ -115,6 +115,16 @@ Digests = Mapping[int, Mapping[int, bytes]]
 """replica -> component number -> digest of the component's bytes, as that replica signed it."""
 
 
+@dataclass(frozen=True)
+class Transcript:
+    """What a closed round shows to whoever opens or audits it: the public part of each accepted update by node, the
+    digests that replicas signed, and components by digest."""
+
+    publics: Mapping[bytes, bytes] = field(repr=False)
+    digests: Digests = field(default_factory=dict, repr=False)
+    components: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
+
+
 class Mode(Protocol):
     name: str
 
@@ -133,24 +143,8 @@ class Mode(Protocol):
     def combine(self, setting: Setting, replica: int, updates: Sequence[Held]) -> dict[int, bytes]:
         """This replica's component sums by number. Deterministic in `updates` (order does not matter)."""
 
-    def open(
-        self,
-        setting: Setting,
-        publics: Mapping[bytes, bytes],
-        digests: Digests,
-        components: Mapping[bytes, bytes],
-    ) -> Opened:
-        """Open the sum from what replicas signed. `publics`: node -> public part; `components`: by digest.
+    def open(self, setting: Setting, transcript: Transcript) -> Opened:
+        """Open the sum from what replicas signed; CannotOpen names the missing component or the dissenters."""
 
-        Raises CannotOpen, naming the missing component or the dissenters.
-        """
-
-    def verify(
-        self,
-        setting: Setting,
-        publics: Mapping[bytes, bytes],
-        digests: Digests,
-        components: Mapping[bytes, bytes],
-        witness: bytes,
-    ) -> Values:
+    def verify(self, setting: Setting, transcript: Transcript, witness: bytes) -> Values:
         """The opened sum, checked by one who trusts nobody beyond f; CannotOpen when the evidence fails."""

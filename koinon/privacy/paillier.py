@@ -40,7 +40,7 @@ from koinon.errors import BadPiece, CannotOpen
 from .agreement import require_cohort, require_cohort_opens
 from .fixed_point import require_in_range
 from .knowledge import proof_bytes, prove_knowledge, require_knowledge
-from .mode import Digests, Entropy, Held, Opened, Protected, Setting, Values
+from .mode import Entropy, Held, Opened, Protected, Setting, Transcript, Values
 from .modular import lagrange_at_zero, powers, product_of_powers
 from .packing import Slots
 from .paillier_key import PublicKey, key_of, masks_of, share_of
@@ -88,18 +88,12 @@ class Paillier:
         sums = _sum(setting, key, {held.node: held.public for held in updates})
         return {replica: _join(powers([c % key.n for c in sums], share, key.n), key.plain_bytes)}
 
-    def open(
-        self,
-        setting: Setting,
-        publics: Mapping[bytes, bytes],
-        digests: Digests,
-        components: Mapping[bytes, bytes],
-    ) -> Opened:
+    def open(self, setting: Setting, transcript: Transcript) -> Opened:
         key = key_of(setting)
-        require_cohort_opens(setting, publics)
+        require_cohort_opens(setting, transcript.publics)
         slots = _slots(setting, key)
-        sums = _sums_of_accepted(setting, key, publics)
-        partials, liars = _collect(setting, key, slots, digests, components)
+        sums = _sums_of_accepted(setting, key, transcript.publics)
+        partials, liars = _collect(setting, key, slots, transcript)
         valid, outsiders = _agreeing_subsets(setting, key, sums, partials)
         for subset in valid:
             roots = _roots(key, [c % key.n for c in sums], {j: partials[j] for j in subset})
@@ -111,28 +105,21 @@ class Paillier:
             if silent <= setting.replicas - 3 * setting.faulty - 1:  # else an honest subset may be missing
                 liars |= outsiders
             witness = _join((part for pair in zip(plains, roots, strict=True) for part in pair), key.plain_bytes)
-            return Opened(slots.unpack(plains, len(publics)), witness, tuple(sorted(liars)))
+            return Opened(slots.unpack(plains, len(transcript.publics)), witness, tuple(sorted(liars)))
         raise CannotOpen(
             f"no {2 * setting.faulty + 1} of the replicas {sorted(partials)} open the sum together "
             f"(wrong in form: {sorted(liars)}; silent or missing: the others)"
         )
 
-    def verify(
-        self,
-        setting: Setting,
-        publics: Mapping[bytes, bytes],
-        digests: Digests,
-        components: Mapping[bytes, bytes],
-        witness: bytes,
-    ) -> Values:
-        """Needs `publics` and `witness` only: nobody is trusted."""
+    def verify(self, setting: Setting, transcript: Transcript, witness: bytes) -> Values:
+        """Needs the public parts and `witness` only: nobody is trusted."""
         key = key_of(setting)
-        require_cohort_opens(setting, publics)
+        require_cohort_opens(setting, transcript.publics)
         slots = _slots(setting, key)
-        sums = _sums_of_accepted(setting, key, publics)
+        sums = _sums_of_accepted(setting, key, transcript.publics)
         plains, roots = _parse_witness(key, slots, witness)
         require_openings(key, sums, plains, roots)
-        return slots.unpack(plains, len(publics))
+        return slots.unpack(plains, len(transcript.publics))
 
 
 def prepare(setting: Setting, entropy: Entropy) -> None:
@@ -238,16 +225,16 @@ def _plaintexts(key: PublicKey, sums: Sequence[mpz], roots: Sequence[mpz]) -> li
 
 
 def _collect(
-    setting: Setting, key: PublicKey, slots: Slots, digests: Digests, components: Mapping[bytes, bytes]
+    setting: Setting, key: PublicKey, slots: Slots, transcript: Transcript
 ) -> tuple[dict[int, list[mpz]], frozenset[int]]:
     """The well-formed partials by replica, and the replicas that signed something else."""
     partials: dict[int, list[mpz]] = {}
     liars: set[int] = set()
     for j in range(setting.replicas):
-        signed = digests.get(j, {})
+        signed = transcript.digests.get(j, {})
         if set(signed) - {j}:
             liars.add(j)
-        data = components.get(signed[j]) if set(signed) == {j} else None
+        data = transcript.components.get(signed[j]) if set(signed) == {j} else None
         if data is None or keccak(data) != signed[j]:
             continue
         column = _split(data, key.plain_bytes)

@@ -8,7 +8,7 @@ component, number 0: the exact sum as int64.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from koinon.errors import BadPiece, ConfigError, OutOfRange
 
 from .agreement import decide, require_cohort, require_cohort_opens, require_no_witness
 from .fixed_point import require_in_range
-from .mode import Digests, Entropy, Held, Opened, Protected, Setting, Values
+from .mode import Entropy, Held, Opened, Protected, Setting, Transcript, Values
 
 SALT_BYTES = 32
 SUM = 0
@@ -65,29 +65,14 @@ class Plain:
             total += unpack(setting, held.piece)
         return {SUM: total.tobytes()}
 
-    def open(
-        self,
-        setting: Setting,
-        publics: Mapping[bytes, bytes],
-        digests: Digests,
-        components: Mapping[bytes, bytes],
-    ) -> Opened:
-        require_cohort_opens(setting, publics)
-        data, dissenters = decide(
-            setting, SUM, range(setting.replicas), digests, components, size=8 * setting.dimension
-        )
+    def open(self, setting: Setting, transcript: Transcript) -> Opened:
+        require_cohort_opens(setting, transcript.publics)
+        data, dissenters = decide(setting, SUM, range(setting.replicas), transcript, size=8 * setting.dimension)
         return Opened(np.frombuffer(data, dtype="<i8").astype(np.int64), b"", tuple(sorted(dissenters)))
 
-    def verify(
-        self,
-        setting: Setting,
-        publics: Mapping[bytes, bytes],
-        digests: Digests,
-        components: Mapping[bytes, bytes],
-        witness: bytes,
-    ) -> Values:
+    def verify(self, setting: Setting, transcript: Transcript, witness: bytes) -> Values:
         require_no_witness(witness)
-        return self.open(setting, publics, digests, components).values
+        return self.open(setting, transcript).values
 
 
 def unpack(setting: Setting, piece: bytes) -> Values:

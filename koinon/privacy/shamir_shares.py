@@ -36,7 +36,7 @@ from koinon.errors import BadPiece, CannotOpen, ConfigError, InvalidProof
 from . import reed_solomon as rs
 from .agreement import require_cohort, require_cohort_opens
 from .fixed_point import require_in_range, require_ring_fits
-from .mode import Digests, Entropy, Held, Opened, Protected, Setting, Values
+from .mode import Digests, Entropy, Held, Opened, Protected, Setting, Transcript, Values
 from .reed_solomon import FOLDS, Words
 
 SEED_BYTES = 32
@@ -91,36 +91,23 @@ class ShamirShares:
 
         return {replica: rs.add_up(shares(), setting.dimension).tobytes()}
 
-    def open(
-        self,
-        setting: Setting,
-        publics: Mapping[bytes, bytes],
-        digests: Digests,
-        components: Mapping[bytes, bytes],
-    ) -> Opened:
-        _require_accepted(setting, publics)
+    def open(self, setting: Setting, transcript: Transcript) -> Opened:
+        _require_accepted(setting, transcript.publics)
         answers: dict[int, Words] = {}
         for replica in range(setting.replicas):
-            vote = digests.get(replica, {}).get(replica)
-            share = _parse_component(setting, components.get(vote, b"")) if vote is not None else None
+            vote = transcript.digests.get(replica, {}).get(replica)
+            share = _parse_component(setting, transcript.components.get(vote, b"")) if vote is not None else None
             if share is not None:
                 answers[replica] = share
-        good = _agreeing(setting, digests, answers)[: setting.faulty + 1]
+        good = _agreeing(setting, transcript.digests, answers)[: setting.faulty + 1]
         points, vectors = [i + 1 for i in good], [answers[i] for i in good]
         first = [rs.combine(rs.weights_at(i + 1, points), vectors) for i in range(setting.faulty + 1)]
-        values, dissenters = _decided(setting, digests, first)
+        values, dissenters = _decided(setting, transcript.digests, first)
         return Opened(values, b"".join(each.tobytes() for each in first), dissenters)
 
-    def verify(
-        self,
-        setting: Setting,
-        publics: Mapping[bytes, bytes],
-        digests: Digests,
-        components: Mapping[bytes, bytes],
-        witness: bytes,
-    ) -> Values:
+    def verify(self, setting: Setting, transcript: Transcript, witness: bytes) -> Values:
         """Components are not needed: they follow from the witness."""
-        _require_accepted(setting, publics)
+        _require_accepted(setting, transcript.publics)
         size = 4 * setting.dimension
         if len(witness) != size * (setting.faulty + 1):
             raise CannotOpen(f"a witness of {len(witness)} bytes instead of {size * (setting.faulty + 1)}")
@@ -128,7 +115,7 @@ class ShamirShares:
         proper = [each for each in first if each is not None]
         if len(proper) != len(first):
             raise CannotOpen("a witness with numbers outside the field")
-        return _decided(setting, digests, proper)[0]
+        return _decided(setting, transcript.digests, proper)[0]
 
 
 def public_bytes(setting: Setting) -> int:

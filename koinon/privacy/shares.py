@@ -36,7 +36,7 @@ from koinon.errors import BadPiece, CannotOpen, ConfigError, InvalidProof, OutOf
 from .agreement import decide, require_cohort, require_cohort_opens, require_no_witness
 from .fixed_point import RING_BITS, require_in_range, require_ring_fits
 from .keystream import apply_keystream
-from .mode import Digests, Entropy, Held, Opened, Protected, Setting, Values
+from .mode import Digests, Entropy, Held, Opened, Protected, Setting, Transcript, Values
 from .validation import Alignment, Bound, Verifier, fill_up, mask_vector, prove
 
 SEED_BYTES = 32
@@ -162,45 +162,32 @@ class Shares:
             sums[number] = total.tobytes()
         return sums
 
-    def open(
-        self,
-        setting: Setting,
-        publics: Mapping[bytes, bytes],
-        digests: Digests,
-        components: Mapping[bytes, bytes],
-    ) -> Opened:
-        require_cohort_opens(setting, publics)
+    def open(self, setting: Setting, transcript: Transcript) -> Opened:
+        require_cohort_opens(setting, transcript.publics)
         total = np.zeros(setting.dimension, dtype="<u4")
-        for node, public in publics.items():
+        for node, public in transcript.publics.items():
             if len(public) != public_bytes(setting):
                 raise CannotOpen(
                     f"the public part of node 0x{node.hex()} has {len(public)} bytes, not {public_bytes(setting)}"
                 )
             total += np.frombuffer(public, dtype="<u4", count=setting.dimension)
             total += np.uint32(setting.norm)  # a validated vector is less by the bound
-        dissenters = _impostors(setting, digests)
+        dissenters = _impostors(setting, transcript.digests)
         for number, subset in enumerate(subsets(setting)):
             holders = [i for i in range(setting.replicas) if i not in subset]
-            data, liars = decide(setting, number, holders, digests, components, size=4 * setting.dimension)
+            data, liars = decide(setting, number, holders, transcript, size=4 * setting.dimension)
             dissenters |= liars
             total += np.frombuffer(data, dtype="<u4")
         return Opened(total.view("<i4").astype(np.int64), b"", tuple(sorted(dissenters)))
 
-    def verify(
-        self,
-        setting: Setting,
-        publics: Mapping[bytes, bytes],
-        digests: Digests,
-        components: Mapping[bytes, bytes],
-        witness: bytes,
-    ) -> Values:
+    def verify(self, setting: Setting, transcript: Transcript, witness: bytes) -> Values:
         require_no_witness(witness)
-        for node, public in publics.items() if setting.norm else ():
+        for node, public in transcript.publics.items() if setting.norm else ():
             try:
                 _PROVED.require(setting, node, public)
             except BadPiece as error:
                 raise CannotOpen(f"the accepted update of node 0x{node.hex()}: {error.message}") from error
-        return self.open(setting, publics, digests, components).values
+        return self.open(setting, transcript).values
 
 
 def subsets(setting: Setting) -> tuple[tuple[int, ...], ...]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from .mode import Digests, Entropy, Held, Mode, Opened, Protected, Setting, Values
+from .mode import Entropy, Held, Mode, Opened, Protected, Setting, Transcript, Values
 from .shamir_shares import ShamirShares
 from .shares import REPLICAS_MAX, Shares
 
@@ -35,21 +35,8 @@ class SizedShares:
     def combine(self, setting: Setting, replica: int, updates: Sequence[Held]) -> dict[int, bytes]:
         return _of(setting).combine(setting, replica, updates)
 
-    def open(
-        self,
-        setting: Setting,
-        publics: Mapping[bytes, bytes],
-        digests: Digests,
-        components: Mapping[bytes, bytes],
-    ) -> Opened:
-        return _of(setting).open(setting, publics, digests, components)
+    def open(self, setting: Setting, transcript: Transcript) -> Opened:
+        return _of(setting).open(setting, transcript)
 
-    def verify(
-        self,
-        setting: Setting,
-        publics: Mapping[bytes, bytes],
-        digests: Digests,
-        components: Mapping[bytes, bytes],
-        witness: bytes,
-    ) -> Values:
-        return _of(setting).verify(setting, publics, digests, components, witness)
+    def verify(self, setting: Setting, transcript: Transcript, witness: bytes) -> Values:
+        return _of(setting).verify(setting, transcript, witness)

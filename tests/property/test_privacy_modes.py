@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from koinon.errors import BadPiece, CannotOpen
-from koinon.privacy import mode
+from koinon.privacy import Transcript, mode
 from koinon.privacy.packing import Slots
 from tests.unit.privacy.federation import COMMITTEE_MODES, Federation, node, random_updates
 
@@ -161,14 +161,15 @@ def test_junk_is_a_typed_refusal_everywhere(name: str, junk: bytes, parts: list[
     federation = one_update(name)
     chosen, setting = federation.mode, federation.setting
     public = federation.protected[node(0)].public
+    transcript = Transcript({node(0): public}, {0: {0: junk}}, {junk: junk})
     with pytest.raises(BadPiece):
         chosen.check(setting, node(0), junk, 0, junk)
     with pytest.raises(BadPiece):
         chosen.merge(setting, node(0), junk, 0, parts)
     with pytest.raises(CannotOpen):
-        chosen.open(setting, {node(0): public}, {0: {0: junk}}, {junk: junk})
+        chosen.open(setting, transcript)
     with pytest.raises(CannotOpen):
-        chosen.verify(setting, {node(0): public}, {0: {0: junk}}, {junk: junk}, junk)
+        chosen.verify(setting, transcript, junk)
 
 
 def test_every_mode_is_looked_up_once() -> None:

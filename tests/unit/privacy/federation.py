@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 
 from koinon.encoding import keccak
-from koinon.privacy import Entropy, Held, Opened, Protected, Setting, Values, mode
+from koinon.privacy import Entropy, Held, Opened, Protected, Setting, Transcript, Values, mode
 from koinon.privacy.mode import Claim
 from koinon.privacy.paillier_key import Dealt, deal, generate_primes
 
@@ -102,6 +102,10 @@ class Federation:
         return {name: protected.public for name, protected in self.protected.items()}
 
     @property
+    def transcript(self) -> Transcript:
+        return Transcript(self.publics, self.digests, self.components)
+
+    @property
     def total(self) -> Values:
         return np.sum(self.updates, axis=0, dtype=np.int64)
 
@@ -124,7 +128,7 @@ class Federation:
         self.say(replica, {n: d[:-1] + bytes([d[-1] ^ 1 ^ (replica << 1)]) for n, d in self.sums(replica).items()})
 
     def open(self) -> Opened:
-        return self.mode.open(self.setting, self.publics, self.digests, self.components)
+        return self.mode.open(self.setting, self.transcript)
 
     def verify(self, witness: bytes) -> Values:
-        return self.mode.verify(self.setting, self.publics, self.digests, self.components, witness)
+        return self.mode.verify(self.setting, self.transcript, witness)

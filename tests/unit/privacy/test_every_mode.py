@@ -117,7 +117,7 @@ def test_a_set_larger_than_the_cohort_is_refused(name: str) -> None:
     with pytest.raises(OutOfRange, match="0 updates to sum"):
         federation.mode.combine(small, 0, [])
     with pytest.raises(CannotOpen, match="4 accepted updates"):
-        federation.mode.open(small, federation.publics, federation.digests, federation.components)
+        federation.mode.open(small, federation.transcript)
 
 
 @every_mode
@@ -184,7 +184,7 @@ def test_a_public_part_of_the_wrong_size_cannot_open_and_names_its_node(name: st
     federation = Federation(name, random_updates(3, 7))
     publics = federation.publics | {node(1): b"short"}
     with pytest.raises(CannotOpen, match=node(1).hex()):
-        federation.mode.open(federation.setting, publics, federation.digests, federation.components)
+        federation.mode.open(federation.setting, replace(federation.transcript, publics=publics))
 
 
 @every_mode

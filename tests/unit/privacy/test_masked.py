@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from koinon.encoding import encode, keccak
 from koinon.errors import BadPiece, CannotOpen, ConfigError, OutOfRange
-from koinon.privacy import SealingKey, Setting, Values
+from koinon.privacy import SealingKey, Setting, Transcript, Values
 from koinon.privacy.masked import Masked
 from koinon.privacy.masking import Masks, MaskSecrets, announce, reveal, threshold, usable_key
 from koinon.wire import MaskAnnouncement, MaskReveal
@@ -73,8 +73,8 @@ class Cohort:
         revealed = self.reveals(accepted, accepted if revealers is None else revealers)
         setting = replace(self.setting, masks=replace(self.masks, revealed=revealed))
         publics = self.publics(accepted)
-        opened = MASKED.open(setting, publics, {}, {})
-        np.testing.assert_array_equal(MASKED.verify(setting, publics, {}, {}, opened.witness), opened.values)
+        opened = MASKED.open(setting, Transcript(publics))
+        np.testing.assert_array_equal(MASKED.verify(setting, Transcript(publics), opened.witness), opened.values)
         return opened.values
 
     def total(self, accepted: list[int]) -> Values:
@@ -139,10 +139,10 @@ def test_without_its_own_mask_a_node_that_was_thought_lost_stays_hidden() -> Non
     late = np.frombuffer(cohort.public(0), dtype="<u4").copy()
     others = replace(cohort.masks, revealed=cohort.reveals([1, 2, 3], [1, 2, 3]))
     setting = replace(cohort.setting, masks=others)
-    opened = MASKED.open(setting, cohort.publics([1, 2, 3]), {}, {}).values
+    opened = MASKED.open(setting, Transcript(cohort.publics([1, 2, 3]))).values
     np.testing.assert_array_equal(opened, cohort.total([1, 2, 3]))
     with pytest.raises(CannotOpen):
-        MASKED.open(setting, {node(0): late.tobytes(), **cohort.publics([1, 2, 3])}, {}, {})
+        MASKED.open(setting, Transcript({node(0): late.tobytes(), **cohort.publics([1, 2, 3])}))
 
 
 def test_no_reveal_holds_shares_of_both_secrets_of_a_node() -> None:
@@ -180,7 +180,7 @@ def test_a_dealer_whose_shares_give_something_else_is_named(lie: Change) -> None
     false = {**cohort.masks.announced, node(3): lie(cohort.masks.announced[node(3)])}
     setting = replace(cohort.setting, masks=replace(cohort.masks, announced=false, revealed=revealed))
     with pytest.raises(CannotOpen, match=f"node 0x{node(3).hex()} dealt do not give"):
-        MASKED.open(setting, publics, {}, {})
+        MASKED.open(setting, Transcript(publics))
 
 
 def test_a_false_share_is_left_out_and_the_others_open() -> None:
@@ -189,7 +189,7 @@ def test_a_false_share_is_left_out_and_the_others_open() -> None:
     revealed = cohort.reveals(everybody, everybody)
     revealed[node(0)] = MaskReveal(shares=(b"\x07" * 32,) * 4)
     setting = replace(cohort.setting, masks=replace(cohort.masks, revealed=revealed))
-    opened = MASKED.open(setting, cohort.publics(everybody), {}, {})
+    opened = MASKED.open(setting, Transcript(cohort.publics(everybody)))
     np.testing.assert_array_equal(opened.values, cohort.total(everybody))
 
 
@@ -201,7 +201,7 @@ def test_too_many_false_shares_end_the_round_instead_of_changing_it() -> None:
         revealed[node(liar)] = MaskReveal(shares=(b"\x07" * 32,) * 4)
     setting = replace(cohort.setting, masks=replace(cohort.masks, revealed=revealed))
     with pytest.raises(CannotOpen, match="2 shares of node"):
-        MASKED.open(setting, cohort.publics(everybody), {}, {})
+        MASKED.open(setting, Transcript(cohort.publics(everybody)))
 
 
 def test_a_box_that_does_not_open_yields_no_share() -> None:
@@ -219,14 +219,14 @@ def test_a_vector_that_no_honest_node_makes_is_noticed() -> None:
     revealed = cohort.reveals([0, 1, 2], [0, 1, 2])
     setting = replace(cohort.setting, masks=replace(cohort.masks, revealed=revealed))
     with pytest.raises(CannotOpen, match="larger than"):
-        MASKED.open(setting, publics, {}, {})
+        MASKED.open(setting, Transcript(publics))
 
 
 def test_a_sum_with_a_stranger_is_refused() -> None:
     cohort = Cohort(random_updates(4, 5), silent=frozenset({3}))
     setting = replace(cohort.setting, masks=replace(cohort.masks, revealed=cohort.reveals([0, 1, 2], [0, 1, 2])))
     with pytest.raises(CannotOpen, match="announced no masks"):
-        MASKED.open(setting, {**cohort.publics([0, 1, 2]), node(3): bytes(20)}, {}, {})
+        MASKED.open(setting, Transcript({**cohort.publics([0, 1, 2]), node(3): bytes(20)}))
 
 
 def test_a_node_masks_only_what_it_announced() -> None:
@@ -242,7 +242,7 @@ def test_masks_of_another_round_open_nothing() -> None:
     revealed = cohort.reveals([0, 1, 2], [0, 1, 2])
     setting = replace(cohort.setting, masks=replace(cohort.masks, round=ROUND + 1, revealed=revealed))
     with pytest.raises(CannotOpen):
-        MASKED.open(setting, publics, {}, {})
+        MASKED.open(setting, Transcript(publics))
 
 
 @pytest.mark.parametrize("public", [bytes(32), b"\x01" + bytes(31), b"\xec" + b"\xff" * 30 + b"\x7f"])
@@ -261,6 +261,6 @@ def test_what_the_mode_refuses_by_form() -> None:
     with pytest.raises(BadPiece, match="has none"):
         MASKED.check(cohort.setting, node(0), bytes(20), 0, b"x")
     with pytest.raises(ConfigError, match="needs the masks"):
-        MASKED.open(cohort.setting, cohort.publics([0]), {}, {})
+        MASKED.open(cohort.setting, Transcript(cohort.publics([0])))
     with pytest.raises(OutOfRange):
         MASKED.protect(replace(cohort.setting, bits=31), node(0), cohort.updates[0], seeded("x"))

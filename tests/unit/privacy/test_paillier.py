@@ -15,7 +15,7 @@ from phe import paillier as phe
 
 from koinon.encoding import decode, encode, keccak
 from koinon.errors import BadPiece, CannotOpen, ConfigError
-from koinon.privacy import Setting
+from koinon.privacy import Setting, Transcript
 from koinon.privacy.knowledge import ANSWER_BYTES
 from koinon.privacy.paillier import Paillier, ciphertexts_of, openings, prepare, summed
 from koinon.privacy.paillier_key import (
@@ -193,7 +193,7 @@ def test_two_liars_who_cancel_each_other_do_not_get_an_honest_replica_named() ->
 
 def test_verification_needs_nothing_but_ciphertexts_and_witness(federation: Federation) -> None:
     witness = federation.open().witness
-    got = PAILLIER.verify(federation.setting, federation.publics, {}, {}, witness)
+    got = PAILLIER.verify(federation.setting, Transcript(federation.publics), witness)
     np.testing.assert_array_equal(got, federation.total)
 
 
@@ -216,7 +216,7 @@ def test_a_witness_of_another_set_is_refused(federation: Federation) -> None:
     witness = federation.open().witness
     fewer = dict(list(federation.publics.items())[:2])
     with pytest.raises(CannotOpen, match="does not open the sum"):
-        PAILLIER.verify(federation.setting, fewer, {}, {}, witness)
+        PAILLIER.verify(federation.setting, Transcript(fewer), witness)
 
 
 @pytest.mark.parametrize("root", [b"\0" * WIDTH, b"\xff" * WIDTH])

@@ -7,6 +7,7 @@ f+1 agree, the asker asks for the handovers that lead there and verifies them. `
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -286,7 +287,7 @@ class Asker:
         except aiohttp.ClientConnectorCertificateError as error:
             raise Unavailable(f"{where}: {distrusted(error)}") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(f"{where} does not answer ({type(error).__name__})") from None
+            raise Unavailable(f"{where} does not answer ({_why(error)})") from None
         if status != 200:
             raise_refusal(status, content, where)
         return content
@@ -301,6 +302,12 @@ class Asker:
         self._replica_url(index)
         if sender != self.federation.replica_addresses[index]:
             raise UnknownSigner(f"replica {index} signed with a key that is not the committee's")
+
+
+def _why(error: BaseException) -> str:
+    """ "Connection refused" and the like, where the system says so."""
+    number = getattr(getattr(error, "os_error", error), "errno", None)
+    return os.strerror(number) if isinstance(number, int) and number > 0 else type(error).__name__
 
 
 def _epoch_said(text: str) -> int:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
+from koinon.errors import Unavailable
 from tests.integration.committee import Committee
 
 
@@ -57,4 +59,14 @@ def test_a_wiped_replica_says_what_it_waits_for_and_is_back_once_the_others_reme
 
     with Committee(tmp_path) as committee:
         committee.start()
+        asyncio.run(scenario(committee))
+
+
+def test_who_asks_a_replica_that_is_down_learns_that_nobody_listens_there(tmp_path: Path) -> None:
+    async def scenario(committee: Committee) -> None:
+        async with committee.client() as client:
+            with pytest.raises(Unavailable, match=r"replica 2 does not answer \(Connection refused"):
+                await client.status(2)
+
+    with Committee(tmp_path) as committee:
         asyncio.run(scenario(committee))

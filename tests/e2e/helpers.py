@@ -32,8 +32,8 @@ learning_rate = 0.03
 """
 
 
-def small_federation(folder: Path) -> LocalFederation:
-    return LocalFederation(folder, replicas=4, nodes=3, apps=[APP])
+def small_federation(folder: Path, *, tls: bool = False) -> LocalFederation:
+    return LocalFederation(folder, replicas=4, nodes=3, apps=[APP], tls=tls)
 
 
 def submit(

@@ -1,4 +1,4 @@
-"""The committee changes under a task: trained in two epochs, certified on chain in both, and the audit follows."""
+"""The committee changes under a task, over TLS: trained in two epochs, certified on chain in both, and audited."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ def committee(federation: LocalFederation, command: str, *arguments: str) -> str
 
 
 def seat_newcomer(federation: LocalFederation, party: str) -> Path:
-    """An operator makes a home and a seat, and starts the replica: it stands by."""
-    seat = federation.folder / f"{party}.json"
+    """An operator makes a home, a seat and a certificate request, and starts the replica once the registrar certified
+    it: it stands by."""
+    seat, home = federation.folder / f"{party}.json", federation.home(party)
     federation.run(
-        "scripts.committee", "seat", "--home", str(federation.home(party)), "--out", str(seat),
-        "--federation", str(federation.home_folder / "federation.json"), "--url", f"http://127.0.0.1:{free_port()}",
+        "scripts.committee", "seat", "--home", str(home), "--out", str(seat),
+        "--federation", str(federation.home_folder / "federation.json"), "--url", f"https://127.0.0.1:{free_port()}",
     )  # fmt: skip
+    committee(federation, "certify", str(home / "tls.csr"), "127.0.0.1", "--out", str(home / "tls.pem"))
     federation.spawn(party)
     return seat
 
 
 def test_a_task_goes_on_over_a_change_of_the_committee_and_the_audit_follows(tmp_path: Path) -> None:
-    with small_federation(tmp_path) as federation:
+    with small_federation(tmp_path, tls=True) as federation:
         seat = seat_newcomer(federation, "replica-4")
         identity = submit(federation, "over-a-change", rounds=4, epochs=40)
         first = wait_for_training(federation, identity)

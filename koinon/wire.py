@@ -254,11 +254,15 @@ class MaskNotice(Message, frozen=True):
     """What a node signs of its masks, so that other nodes believe them on nobody else's word.
 
     `cohort` is the `invited_digest` of the admissions whose keys the shares were sealed to; `announcement` a digest.
+    Whoever could show each node a `parent_model` or an `examples_cap` of its own could make all updates but one vanish
+    in the sum (Pasquini et al. 2022, "Eluding secure aggregation in federated learning via model inconsistency").
     """
 
     task: Digest
     round: U32
     epoch: U32
+    parent_model: Digest
+    examples_cap: U32
     cohort: Digest
     announcement: Digest
 

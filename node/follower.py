@@ -114,9 +114,9 @@ class Follower:
                     await asyncio.sleep(PAUSE_SECONDS)
 
     def _discard_before(self, task: Task, number: int) -> None:
-        self._submissions.discard_before(self.identity, number)
-        if task.spec.mode == MASKED:
+        if task.spec.mode == MASKED:  # first: an update that is forgotten must not be made again with the same masks
             self._participation.masking.discard_before(self.identity, number)
+        self._submissions.discard_before(self.identity, number)
 
     async def _mask(self, task: Task, round_: Round) -> bool:
         """In mode `masked`: announce before the round, confirm and reveal after it; whether there was something to do.

@@ -19,7 +19,7 @@ import msgspec
 
 from koinon.client import CommitteeClient
 from koinon.config import write_atomically
-from koinon.encoding import U63, Address, Digest, Message, PublicKey, Signature, decode, encode, from_hex
+from koinon.encoding import U32, U63, Address, Message, PublicKey, Signature, decode, encode, from_hex
 from koinon.errors import Malformed, PrivacyError, Unproven
 from koinon.privacy.masking import Masks, MaskSecrets, announce, reveal
 from koinon.privacy.sealing import SealingKey
@@ -36,7 +36,15 @@ from koinon.rounds.vouching import (
 )
 from koinon.signing import Signer
 from koinon.threads import in_thread
-from koinon.wire import AcceptedSet, Admission, MaskAnnouncement, MaskReveal, announced_digest, invited_digest
+from koinon.wire import (
+    AcceptedSet,
+    Admission,
+    MaskAnnouncement,
+    MaskNotice,
+    MaskReveal,
+    announced_digest,
+    invited_digest,
+)
 
 if TYPE_CHECKING:
     from koinon.ledger import Ledger
@@ -48,13 +56,15 @@ RECORD_BYTES_MAX = 32 << 20
 class MaskRecord(Message, frozen=True):
     """What this node promised in one round; fields are filled one after the other and never change.
 
-    `invited` are those to whom the announcement's shares were sealed, `cohort` is their `invited_digest`; `announced`
-    are the announcements that its vector was masked with; `accepted` is the set that it confirmed.
+    `examples_max` is what the registrar admitted this node with; `invited` are those to whom the announcement's shares
+    were sealed, `notice` is what it signed of the round; `announced` are the announcements that its vector was masked
+    with; `accepted` is the set that it confirmed.
     """
 
     sealing_key: PublicKey
+    examples_max: U32
     invited: tuple[Address, ...]
-    cohort: Digest
+    notice: MaskNotice
     announcement: MaskAnnouncement
     signature: Signature
     secrets: MaskSecrets | None
@@ -94,20 +104,21 @@ class Masking:
         invited = require_invited(federation.domain, registrar, spec, round_, members, node)
         cohort = invited_digest(invited)
         if (record := self._find(task, round_.number)) is not None:
-            if record.cohort != cohort:
-                raise Unproven(f"this node announced masks for round {round_.number} to another cohort", hint=MISTRUST)
+            _require_unchanged(record, task, round_, cohort)
             return record
         self._require_current(invited)
+        own = next(each for each in invited if each.member == node)
+        SealingKey.find(self._signer.secret, own.sealing_key, federation.epoch)
         keys = {each.member: each.sealing_key for each in invited}
-        SealingKey.find(self._signer.secret, keys[node], federation.epoch)
         made, said = announce(task, round_.number, node, keys, secrets.token_bytes)
-        signature = self._signer.sign(federation.domain, mask_notice(task, round_, cohort, said))
+        notice = mask_notice(task, round_, cohort, said)
         record = MaskRecord(
-            sealing_key=keys[node],
+            sealing_key=own.sealing_key,
+            examples_max=own.examples_max,
             invited=round_.cohort,
-            cohort=cohort,
+            notice=notice,
             announcement=said,
-            signature=signature,
+            signature=self._signer.sign(federation.domain, notice),
             secrets=made,
         )
         self._keep(task, round_.number, record)
@@ -134,7 +145,8 @@ class Masking:
         def check() -> MaskBoard:
             record = self._promised(task, round_)
             domain = self._committee.federation.domain
-            found = require_announced(domain, task, round_, record.cohort, shown)
+            cohort = record.notice.cohort
+            found = require_announced(domain, task, round_, cohort, shown)
             if found.get(self._signer.address) != record.announcement:
                 raise Unproven(f"the committee shows not what this node announced for round {round_.number}")
             announced = tuple(found.items())
@@ -143,7 +155,7 @@ class Masking:
                 self._keep(task, round_.number, record)
             if record.announced != announced:
                 raise Unproven(f"the announcements for round {round_.number} changed", hint=MISTRUST)
-            return MaskBoard(cohort=record.cohort, announced=found, signatures=shown.signatures)
+            return MaskBoard(cohort=cohort, announced=found, signatures=shown.signatures)
 
         return await in_thread(check)
 
@@ -153,6 +165,11 @@ class Masking:
         if kept is None:
             raise PrivacyError(f"the mask secrets of round {number} are gone: they masked one update")
         return encode(kept)
+
+    def examples_max(self, task: bytes, number: int) -> int:
+        """The most samples that this node may weigh in the round, on the registrar's word: whoever made others weigh
+        less could read what is left of the sum."""
+        return self._load(task, number).examples_max
 
     def spend(self, task: bytes, number: int) -> None:
         """Erase this round's secrets: the update that they mask is on disk."""
@@ -171,7 +188,7 @@ class Masking:
             if record.secrets is not None or not announced:
                 raise PrivacyError(f"this node masked no update in round {round_.number}")
             require_acceptable(spec, round_, announced)
-            said = accepted_set(task, round_, announced_digest(record.cohort, announced))
+            said = accepted_set(task, round_, announced_digest(record.notice.cohort, announced))
             if record.accepted is None:
                 record = msgspec.structs.replace(record, accepted=said)
                 self._keep(task, round_.number, record)
@@ -187,7 +204,7 @@ class Masking:
         def make() -> MaskReveal:
             record = self._promised(task, round_)
             federation, announced = self._committee.federation, dict(record.announced)
-            said = accepted_set(task, round_, announced_digest(record.cohort, announced))
+            said = accepted_set(task, round_, announced_digest(record.notice.cohort, announced))
             self._require_same(record, said)
             require_confirmed(federation.domain, said, round_)
             if record.reveal is not None:
@@ -247,10 +264,10 @@ class Masking:
             ) from None
 
     def _promised(self, task: bytes, round_: Round) -> MaskRecord:
-        """The record of a round that is shown as it was: thresholds depend on how many are invited."""
+        """The record of a round that is shown as it was: thresholds depend on how many are invited, and what is in a
+        vector on model and weight."""
         record = self._load(task, round_.number)
-        if record.invited != round_.cohort:
-            raise Unproven(f"this node announced masks for round {round_.number} to another cohort", hint=MISTRUST)
+        _require_unchanged(record, task, round_, record.notice.cohort)
         return record
 
     def _load(self, task: bytes, number: int) -> MaskRecord:
@@ -258,3 +275,14 @@ class Masking:
         if record is None:
             raise PrivacyError(f"this node has no record of masks for round {number}: the round is sat out")
         return record
+
+
+def _require_unchanged(record: MaskRecord, task: bytes, round_: Round, cohort: bytes) -> None:
+    """Unproven unless this node announced masks for `round_` as it is, with this cohort (an `invited_digest`)."""
+    if record.invited != round_.cohort or record.notice.cohort != cohort:
+        raise Unproven(f"this node announced masks for round {round_.number} to another cohort", hint=MISTRUST)
+    if record.notice != mask_notice(task, round_, cohort, record.announcement):
+        raise Unproven(
+            f"round {round_.number} has another model, weight or epoch than when this node announced its masks",
+            hint=MISTRUST,
+        )

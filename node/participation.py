@@ -111,7 +111,10 @@ class Participation:
         resent = record is not None
         federation = await self._committee.federation_of(round_.epoch)  # to whose keys the pieces are sealed
         if record is None:
-            board = await self.masking.board(identity, round_) if task.spec.mode == MASKED else None
+            board = None
+            if task.spec.mode == MASKED:
+                board = await self.masking.board(identity, round_)
+                examples_max = await in_thread(lambda: self.masking.examples_max(identity, round_.number))
             parent = await self._parent(identity, round_)
             direction = await self._direction(task.spec, round_, parent)
             made, config = await app(), fit_config(task.spec, round_.number)

@@ -5,7 +5,7 @@ infrastructure, and the consistency check. Here the registrar is the infrastruct
 and sealing key. On its word, and on each node's own signature, a node believes
 
     who is invited, with which keys     the registrar's signatures of the admissions (`require_invited`)
-    the others' masks                   their signatures of a MaskNotice, for this task, round, epoch and cohort
+    the others' masks                   their signatures of a MaskNotice, for this task, round, model, weights, cohort
     that all reveal for one set         signatures of t accepted nodes of the AcceptedSet that this node signed itself
 
 and on nobody's word that anything else. An honest node signs one AcceptedSet a round. So with t = floor(2m / 3) + 1 of
@@ -33,7 +33,15 @@ MISTRUST = "more than f replicas lie, or another federation's file is in use: co
 
 def mask_notice(task: bytes, round_: Round, cohort: bytes, said: MaskAnnouncement) -> MaskNotice:
     """What the announcing node signs; `cohort` is an `invited_digest`."""
-    return MaskNotice(task=task, round=round_.number, epoch=round_.epoch, cohort=cohort, announcement=digest(said))
+    return MaskNotice(
+        task=task,
+        round=round_.number,
+        epoch=round_.epoch,
+        parent_model=round_.parent_model,
+        examples_cap=round_.examples_cap,
+        cohort=cohort,
+        announcement=digest(said),
+    )
 
 
 def accepted_set(task: bytes, round_: Round, announced: bytes) -> AcceptedSet:
@@ -88,8 +96,8 @@ def require_invited(
 def require_announced(
     domain: Domain, task: bytes, round_: Round, cohort: bytes, board: MaskBoard
 ) -> dict[bytes, MaskAnnouncement]:
-    """The announcements of a round, by node, ascending; Unproven unless each was made by its node for this round and
-    cohort (an `invited_digest`), and they are enough."""
+    """The announcements of a round, by node, ascending; Unproven unless each was made by its node for this round as it
+    is shown here (a MaskNotice) and this cohort (an `invited_digest`), and they are enough."""
     found = {}
     for node, said in sorted(board.announced.items()):
         name = f"the announcement of node 0x{node.hex()} for round {round_.number}"

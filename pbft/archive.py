@@ -4,15 +4,19 @@ Append-only, one file, indexed in memory by sequence number (opening reads 32 by
 to a snapshot has a gap. Reading disturbs no writing, so threads may read while one appends. It need not be synced
 before anything is answered, since the committee can commit a lost entry again from its journals; it must be synced
 before a checkpoint is voted for, since a certificate lets everybody discard what is below.
+
+So a power cut may take any page of what was not synced, not only the last ones. Entries up to `settled` are known to be
+durable: what is wrong there is damage. The first bad one above it ends the archive, and those behind it go, too.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from koinon.encoding import encode
-from koinon.errors import InvariantBroken
+from koinon.errors import InvariantBroken, StorageDamaged
 from koinon.frames import frame_bytes, pack, read_frame, read_header, read_payload
 from koinon.wire import CommittedBatch
 
@@ -23,9 +27,12 @@ READ_BYTES_MAX = 4 << 20
 
 
 class Archive:
-    """Entries by ascending sequence. Opening cuts off a torn tail; damage is StorageDamaged, now or when read."""
+    """Entries by ascending sequence. Opening cuts off a torn tail; damage is StorageDamaged, now or when read.
 
-    def __init__(self, path: Path) -> None:
+    `settled` is the last entry that was certainly synced: that of a snapshot, which is saved after it. None: all were.
+    """
+
+    def __init__(self, path: Path, *, settled: int | None = None) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
@@ -36,24 +43,41 @@ class Archive:
         self._end = 0
         self._dirty = False
         try:
-            self._scan()
+            self._scan(settled)
         except BaseException:
             os.close(self._file)
             raise
 
-    def _scan(self) -> None:
+    def _scan(self, settled: int | None) -> None:
+        """Headers only up to `settled` (and the last entry); above it whole entries, which are few."""
         end, start, name = os.fstat(self._file).st_size, 0, self.path.name
-        while (header := read_header(self._file, self._end, end, name)) is not None:
+        durable = sys.maxsize if settled is None else settled
+        while (header := self._header(end, durable)) is not None:
             start = self._end
-            self._index[header[0]] = (start, header[1])
+            self.last = header[0]
+            self._index[self.last] = (start, header[1])
             self._end += frame_bytes(header[1])
-        if self._index and read_frame(self._file, start, end, name) is None:
+        if self._index and settled is not None and self.last <= settled:
+            read_payload(self._file, *self._index[self.last], name)
+        elif self._index and read_frame(self._file, start, end, name) is None:
             self._index.popitem()
             self._end = start
-        self.last = max(self._index, default=0)
+            self.last = max(self._index, default=0)
         if self._end < end:
             os.ftruncate(self._file, self._end)
             os.fsync(self._file)
+
+    def _header(self, end: int, settled: int) -> tuple[int, int] | None:
+        """(sequence, payload length) of the next entry; None where the archive ends."""
+        name, loose = self.path.name, self.last >= settled
+        try:
+            header = read_header(self._file, self._end, end, name)
+            loose |= header is not None and header[0] > settled
+            return header if not loose or read_frame(self._file, self._end, end, name) is not None else None
+        except StorageDamaged:
+            if loose:
+                return None
+            raise
 
     def append(self, entry: CommittedBatch) -> None:
         """Write the next entry (after a gap, when a snapshot was restored); durable after the next `sync`."""

@@ -80,8 +80,8 @@ class Disk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.journal = Journal(folder / JOURNAL_FILE)
-        self.archive = Archive(folder / "archive")
         self.snapshots = Snapshots(folder / "snapshots")
+        self.archive = Archive(folder / "archive", settled=self.snapshots.newest() or 0)
         self.evidence = EvidenceFile(folder / "evidence")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
         self._usual_s = 1.0

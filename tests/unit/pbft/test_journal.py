@@ -9,7 +9,7 @@ import pytest
 
 from koinon.encoding import ZERO_DIGEST, keccak
 from koinon.errors import InvariantBroken, StorageDamaged
-from koinon.frames import SECTOR_BYTES, pack, read_payload
+from koinon.frames import SECTOR_BYTES, frame_bytes, pack, read_payload
 from koinon.wire import Batch, Checkpoint, CheckpointCertificate, CommittedBatch
 from pbft.archive import Archive
 from pbft.journal import Journal, Snapshots, mark_loss
@@ -48,8 +48,8 @@ def _certificate(sequence: int) -> CheckpointCertificate:
     return CheckpointCertificate(checkpoint=checkpoint, signatures=(b"\1" * 64,))
 
 
-def _entry(sequence: int) -> CommittedBatch:
-    batch = Batch(time_ms=sequence, requests=(b"r" * sequence,))
+def _entry(sequence: int, *, requests: tuple[bytes, ...] | None = None) -> CommittedBatch:
+    batch = Batch(time_ms=sequence, requests=requests or (b"r" * sequence,))
     return CommittedBatch(epoch=0, view=0, sequence=sequence, batch=batch, signatures=(b"\1" * 64,))
 
 
@@ -236,6 +236,55 @@ def test_an_archive_truncated_at_any_byte_keeps_its_whole_entries(tmp_path: Path
         assert torn.read(1, 10) == tuple(_entry(sequence) for sequence in range(1, torn.last + 1))
         torn.append(_entry(torn.last + 1))
         torn.close()
+
+
+def _long_archive(path: Path) -> list[tuple[int, int]]:
+    """Five entries of more than a page each; where their frames begin and end."""
+    archive = Archive(path)
+    for sequence in range(1, 6):
+        archive.append(_entry(sequence, requests=(b"r" * 9000,)))
+    places = [(offset, offset + frame_bytes(length)) for offset, length in archive._index.values()]
+    archive.close()
+    return places
+
+
+@pytest.mark.parametrize("settled", range(6))
+def test_a_page_that_a_power_cut_took_ends_the_archive_above_what_was_synced_and_is_damage_below(
+    tmp_path: Path, settled: int
+) -> None:
+    path = tmp_path / "archive"
+    places = _long_archive(path)
+    whole = path.read_bytes()
+    for page in range(0, len(whole), 4096):
+        path.write_bytes(whole[:page] + bytes(len(whole[page : page + 4096])) + whole[page + 4096 :])
+        hit = next(number for number, (_, end) in enumerate(places, start=1) if page < end)
+        if hit <= settled:
+            with pytest.raises(StorageDamaged):
+                Archive(path, settled=settled).read(1, 10)
+            continue
+        archive = Archive(path, settled=settled)
+        assert archive.last == hit - 1
+        assert len(archive.read(1, 10)) == hit - 1
+        archive.append(_entry(hit))
+        archive.close()
+        again = Archive(path, settled=settled)
+        assert again.last == hit, "nothing of what was behind the hole is left"
+        again.close()
+
+
+def test_entries_behind_the_gap_that_a_snapshot_left_are_judged_by_their_own_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "archive"
+    archive = Archive(path)
+    for sequence in (1, 2, 9, 10, 11):
+        archive.append(_entry(sequence, requests=(b"r" * 900,)))
+    offset, length = archive._index[9]
+    archive.close()
+    data = bytearray(path.read_bytes())
+    data[offset + frame_bytes(length) - 9] ^= 1
+    path.write_bytes(data)
+    archive = Archive(path, settled=8)
+    assert archive.last == 2
+    archive.close()
 
 
 def test_an_archive_with_a_flipped_bit_says_so_at_the_latest_when_it_is_read(tmp_path: Path) -> None:

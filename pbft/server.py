@@ -126,6 +126,7 @@ class ReplicaServer:
             self.engine.catch_up,
             self._require_ours,
             home.data / "incoming",
+            weak=self.replica.committee.weak,
         )
         self._overtaken = asyncio.Event()
         self.peers = Peers(self.federation, index, signer, self.engine.hear, self._overtaken.set)

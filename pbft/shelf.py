@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from koinon.encoding import encode
+from koinon.encoding import encode, keccak
 from koinon.errors import Missing
 from koinon.wire import CheckpointCertificate
 
@@ -36,6 +36,7 @@ class _Open:
     offset: int
     size: int
     used: float
+    chunks: tuple[bytes, ...] = ()
 
 
 class Shelf:
@@ -75,11 +76,12 @@ class Shelf:
         if sequence is None:
             raise Missing("no checkpoint is stable yet")
         held = self._held(sequence)
-        return announce(held.certificate, held.size)
+        if not held.chunks:  # once, as long as it is asked for
+            held.chunks = tuple(keccak(_read(held, first)) for first in range(0, held.size, CHUNK_BYTES))
+        return announce(held.certificate, held.size, held.chunks)
 
     def _chunk(self, sequence: int, first: int) -> bytes:
-        held = self._held(sequence)
-        return os.pread(held.file, max(0, min(CHUNK_BYTES, held.size - first)), held.offset + first)
+        return _read(self._held(sequence), first)
 
     def _held(self, sequence: int) -> _Open:
         now = self._clock()
@@ -99,3 +101,7 @@ class Shelf:
             crowded = len(by_use) - place >= OPEN_MAX
             if crowded or now - self._open[sequence].used > OPEN_SECONDS:
                 os.close(self._open.pop(sequence).file)
+
+
+def _read(held: _Open, first: int) -> bytes:
+    return os.pread(held.file, max(0, min(CHUNK_BYTES, held.size - first)), held.offset + first)

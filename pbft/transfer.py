@@ -5,21 +5,26 @@ certified checkpoint comes in chunks. A certificate is verified before a byte of
 snapshot against the certificate's Keccak-256 when it is whole, entries by the core, which tells how far it got. What
 arrived of a snapshot is kept in a file: a transfer that broke off goes on where it was, at the same peer or another
 one, also after a restart. A peer that is slow, silent or tells lies goes to the end of the row at once.
+
+Peers show the digests of a snapshot's chunks beside its certificate. What f+1 of them show alike, one honest one shows:
+then each chunk is judged when it comes, and the first false one ends its peer's part. Without f+1 the whole decides.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections import Counter as Tally
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import aiohttp
+from msgspec import Meta
 from prometheus_client import Counter
 
-from koinon.encoding import U63, Message, decode, encode, keccak
-from koinon.errors import KoinonError, Malformed, Oversized, Unavailable
+from koinon.encoding import U63, Digest, Message, decode, encode, keccak
+from koinon.errors import BlobMismatch, KoinonError, Malformed, Oversized, Unavailable
 from koinon.wire import CheckpointCertificate, CommittedBatch
 
 from .messages import MESSAGE_BYTES_MAX, SNAPSHOT_BYTES_MAX
@@ -30,6 +35,8 @@ PAGE_BYTES_MAX = MESSAGE_BYTES_MAX + (4 << 20)
 PAGES_PER_PEER_MAX = 64
 ANSWER_SECONDS = 5.0
 """For one page or chunk: who sends a chunk more slowly than this is of no help."""
+SLOW_SECONDS = 1.0
+"""After a chunk that took longer the next peer goes on, if there is one: whoever dawdles costs one chunk's time."""
 SHOWN_BYTES_MAX = 64 << 10
 PROGRESS_BYTES = 16 << 20
 
@@ -42,10 +49,16 @@ Take = Callable[[int, tuple[CommittedBatch, ...], CheckpointCertificate | None, 
 
 
 class Shown(Message, frozen=True):
-    """The answer of `GET /v1/checkpoint`: a stable checkpoint, and how many bytes its snapshot has."""
+    """The answer of `GET /v1/checkpoint`: a stable checkpoint, how many bytes its snapshot has, and the Keccak-256 of
+    each CHUNK_BYTES of them."""
 
     certificate: CheckpointCertificate
     size: U63
+    chunks: Annotated[tuple[Digest, ...], Meta(max_length=SNAPSHOT_BYTES_MAX // CHUNK_BYTES)]
+
+    def __post_init__(self) -> None:
+        if len(self.chunks) != -(-self.size // CHUNK_BYTES):
+            raise ValueError(f"{len(self.chunks)} chunks of {self.size} bytes")
 
 
 class Ask(Protocol):
@@ -87,6 +100,20 @@ class Part:
         self.by: set[int] = {-1} if self.size else set()
         """Whose bytes these are; -1 for those of an earlier run."""
 
+    def keep_genuine(self, chunks: Sequence[bytes]) -> None:
+        """Cut off what is there from the first chunk on that is not one of `chunks`."""
+        if not self.size:
+            return
+        with self.path.open("r+b") as file:
+            good = 0
+            for known in chunks:
+                chunk = file.read(CHUNK_BYTES)
+                if keccak(chunk) != known:
+                    break
+                good += len(chunk)
+            file.truncate(good)
+        self.size = good
+
     def append(self, peer: int, chunk: bytes) -> None:
         with self.path.open("ab") as file:
             file.write(chunk)
@@ -116,7 +143,11 @@ class StateTransfer:
         take: Take,
         verify: Callable[[CheckpointCertificate], None],
         folder: Path,
+        *,
+        weak: int,
     ) -> None:
+        """`weak` is f+1: of so many peers one is honest."""
+        self._weak = weak
         self._order = order
         self._ask = ask
         self._take = take
@@ -186,10 +217,16 @@ class StateTransfer:
         preferred = sorted(offered, key=lambda one: (str(one.sequence) in kept, one.sequence), reverse=True)
         for checkpoint in preferred:  # a liar may go on showing what was begun, and never give the rest
             part = await asyncio.to_thread(Part, self._folder, offered[checkpoint])
-            for peer, offer in shown.items():
-                if offer.certificate.checkpoint != checkpoint:
+            offers = {peer: offer for peer, offer in shown.items() if offer.certificate.checkpoint == checkpoint}
+            chunks = self._agreed(offers)
+            if chunks is not None:
+                await asyncio.to_thread(part.keep_genuine, chunks)
+            for peer, offer in offers.items():
+                if chunks not in (None, offer.chunks):
+                    self._order.failed(peer, "it shows other chunks than f+1 others")
                     continue
-                snapshot = await self._fill(part, peer, offer)
+                patience = ANSWER_SECONDS if peer == list(offers)[-1] else SLOW_SECONDS
+                snapshot = await self._fill(part, peer, offer, chunks, patience)
                 if snapshot is not None:
                     self._order.served(peer)
                     part.discard()
@@ -216,13 +253,20 @@ class StateTransfer:
         answers = await asyncio.gather(*map(show, order))
         return {peer: shown for peer, shown in zip(order, answers, strict=True) if shown is not None}
 
-    async def _fill(self, part: Part, peer: int, offer: Shown) -> bytes | None:
+    def _agreed(self, offers: dict[int, Shown]) -> tuple[bytes, ...] | None:
+        """The chunks of one snapshot that f+1 peers show alike, if any do."""
+        ((chunks, count),) = Tally(offer.chunks for offer in offers.values()).most_common(1)
+        return chunks if count >= self._weak else None
+
+    async def _fill(
+        self, part: Part, peer: int, offer: Shown, chunks: tuple[bytes, ...] | None, patience: float
+    ) -> bytes | None:
         """Fetch what is missing from this peer; the snapshot when it is whole and right.
 
         When it is wrong and others' bytes are in it, all of it is fetched again from this peer alone: then it is
         clear who lies.
         """
-        while await self._chunks(part, peer, offer):
+        while await self._chunks(part, peer, offer, chunks, patience):
             alone = part.by <= {peer}
             snapshot = await asyncio.to_thread(part.whole, offer.certificate)
             if snapshot is not None:
@@ -232,10 +276,14 @@ class StateTransfer:
                 return None
         return None
 
-    async def _chunks(self, part: Part, peer: int, offer: Shown) -> bool:
-        """Append chunks until the announced size is there; False when the peer gives up first."""
-        checkpoint = offer.certificate.checkpoint
+    async def _chunks(
+        self, part: Part, peer: int, offer: Shown, chunks: tuple[bytes, ...] | None, patience: float
+    ) -> bool:
+        """Append chunks until the announced size is there; False when the peer gives up first, gives a false one, or
+        took more than `patience` seconds for one."""
+        checkpoint, clock = offer.certificate.checkpoint, asyncio.get_running_loop().time
         while part.size < offer.size:
+            begun = clock()
             wanted = min(CHUNK_BYTES, offer.size - part.size)
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
@@ -243,6 +291,8 @@ class StateTransfer:
                     chunk = await self._ask(peer, path, bytes_max=CHUNK_BYTES)
                 if len(chunk) < wanted:
                     raise Malformed(f"a chunk of {len(chunk)} bytes instead of {wanted}")
+                if chunks is not None and keccak(chunk) != chunks[part.size // CHUNK_BYTES]:
+                    raise BlobMismatch(f"byte {part.size} begins a chunk that is not the snapshot's")
             except (KoinonError, aiohttp.ClientError, TimeoutError, OSError) as error:
                 self._order.failed(peer, error)
                 return False
@@ -252,9 +302,12 @@ class StateTransfer:
             if part.size // PROGRESS_BYTES > before:
                 told = {"peer": peer, "sequence": checkpoint.sequence, "bytes": part.size, "of": offer.size}
                 log.info("snapshot arrives", extra=told)
+            if part.size < offer.size and clock() - begun > patience:
+                self._order.failed(peer, f"a chunk took {clock() - begun:.1f} s")
+                return False
         return True
 
 
-def announce(certificate: CheckpointCertificate, size: int) -> bytes:
+def announce(certificate: CheckpointCertificate, size: int, chunks: Sequence[bytes]) -> bytes:
     """The body of `GET /v1/checkpoint`."""
-    return encode(Shown(certificate=certificate, size=size))
+    return encode(Shown(certificate=certificate, size=size, chunks=tuple(chunks)))

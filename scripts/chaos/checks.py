@@ -150,8 +150,9 @@ class Examiner:
         raw = await self._get(f"{base}/v1/checkpoint")
         if raw is None:
             return 0, b""
-        # pbft's Shown(certificate, size), whose certificate is of a Checkpoint(epoch, sequence, state, next)
-        _, certificate, size = msgspec.msgpack.decode(raw, type=tuple[str, tuple[str, Checkpoint, list[bytes]], int])
+        # pbft's Shown(certificate, size, chunks), whose certificate is of a Checkpoint(epoch, sequence, state, next)
+        kind = tuple[str, tuple[str, Checkpoint, list[bytes]], int, list[bytes]]
+        _, certificate, size, _ = msgspec.msgpack.decode(raw, type=kind)
         _, _, sequence, state, _ = certificate[1]
         snapshot = b""
         while len(snapshot) < size:

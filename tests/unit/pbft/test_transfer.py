@@ -25,6 +25,10 @@ def certificate(snapshot: bytes, sequence: int = 64) -> CheckpointCertificate:
     return CheckpointCertificate(checkpoint=checkpoint, signatures=(b"\1" * 64,))
 
 
+def digests(snapshot: bytes) -> list[bytes]:
+    return [keccak(snapshot[first : first + CHUNK_BYTES]) for first in range(0, len(snapshot), CHUNK_BYTES)]
+
+
 def entry(sequence: int, time_ms: int = 7) -> CommittedBatch:
     batch = Batch(time_ms=time_ms, requests=(b"r",))
     return CommittedBatch(epoch=1, view=0, sequence=sequence, batch=batch, signatures=(b"\1" * 64,))
@@ -40,7 +44,7 @@ class Peer:
         self.asked: list[str] = []
 
     def checkpoint(self) -> bytes:
-        return announce(self.certificate, len(self.snapshot))
+        return announce(self.certificate, len(self.snapshot), digests(self.snapshot))
 
     def chunk(self, first: int) -> bytes:
         return self.snapshot[first : first + CHUNK_BYTES]
@@ -81,12 +85,13 @@ class Forges(Peer):
 
 
 class Bench:
-    def __init__(self, folder: Path, *peers: Peer) -> None:
+    def __init__(self, folder: Path, *peers: Peer, weak: int = 99) -> None:
+        """Without `weak` no two peers agree on chunks."""
         self.peers = dict(enumerate(peers, start=1))
         self.order = Order(len(peers) + 1, 0)
         self.executed = 0
         self.believed = 10**9
-        self.transfer = StateTransfer(self.order, self.ask, self.take, self.verify, folder / "incoming")
+        self.transfer = StateTransfer(self.order, self.ask, self.take, self.verify, folder / "incoming", weak=weak)
 
     async def ask(self, peer: int, path: str, *, bytes_max: int) -> bytes:
         answer = self.peers[peer].answer(path)
@@ -234,6 +239,78 @@ def test_without_a_newer_checkpoint_nothing_happens(tmp_path: Path) -> None:
     assert bench.executed == 0
 
 
+# --- chunks that f+1 peers show alike
+
+
+class Garbles(Peer):
+    """Gives true chunks but for the second one."""
+
+    def chunk(self, first: int) -> bytes:
+        chunk = super().chunk(first)
+        return bytes(len(chunk)) if first == CHUNK_BYTES else chunk
+
+
+class ShowsOthers(Lies):
+    """Shows the chunks that it gives."""
+
+    def checkpoint(self) -> bytes:
+        return announce(self.certificate, len(self.snapshot), digests(bytes(len(self.snapshot))))
+
+
+def _asked_first(bench: Bench, peer: int) -> None:
+    for other in bench.peers:
+        if other != peer:
+            bench.order.failed(other, f"so that {peer} is asked first")
+
+
+def test_the_first_false_chunk_ends_its_peers_part_and_what_was_true_is_kept(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Garbles(), Peer(), Peer(), weak=2)
+    _asked_first(bench, 1)
+    bench.bring()
+    assert bench.executed == 64
+    assert bench.chunks(1) == 2, "the first, and the false one"
+    assert bench.chunks(2) + bench.chunks(3) == 3
+    assert bench.order._failures[1] == 1
+
+
+def test_who_shows_other_chunks_than_f_plus_1_others_is_asked_for_none(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ShowsOthers(), Peer(), Peer(), weak=2)
+    _asked_first(bench, 1)
+    bench.bring()
+    assert bench.executed == 64
+    assert bench.chunks(1) == 0
+
+
+def test_chunks_that_fewer_than_f_plus_1_show_are_believed_by_nobody(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ShowsOthers(), Peer(), weak=2)
+    _asked_first(bench, 1)
+    bench.bring()
+    assert bench.executed == 64
+    assert bench.chunks(1) == 4, "the whole decides"
+
+
+def test_a_peer_that_dawdles_gives_one_chunk_and_the_last_in_the_row_gives_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pbft.transfer.SLOW_SECONDS", -1.0)
+    bench = Bench(tmp_path, Peer(), Peer(), Peer(), weak=2)
+    bench.bring()
+    assert bench.executed == 64
+    assert sorted(bench.chunks(peer) for peer in bench.peers) == [1, 1, 2]
+
+
+@pytest.mark.parametrize("cut", [0, 1, CHUNK_BYTES])
+def test_what_an_earlier_run_left_is_kept_as_far_as_it_is_true(tmp_path: Path, cut: int) -> None:
+    bench = Bench(tmp_path, Peer(), Peer(), weak=2)
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    state = certificate(SNAPSHOT).checkpoint.state
+    (folder / f"64-{state.hex()}.part").write_bytes(SNAPSHOT[:CHUNK_BYTES] + bytes(2 * CHUNK_BYTES - cut))
+    bench.bring()
+    assert bench.executed == 64
+    assert bench.chunks(1) + bench.chunks(2) == 3
+
+
 # --- the side that shows
 
 
@@ -249,7 +326,8 @@ def test_a_shelf_shows_pages_checkpoints_and_chunks(tmp_path: Path) -> None:
         archive.append(entry(1))
         assert await shelf.page(1, 10) == encode([entry(1)])
         snapshots.save(certificate(SNAPSHOT), SNAPSHOT)
-        assert await shelf.checkpoint() == announce(certificate(SNAPSHOT), len(SNAPSHOT))
+        shown = announce(certificate(SNAPSHOT), len(SNAPSHOT), digests(SNAPSHOT))
+        assert await shelf.checkpoint() == await shelf.checkpoint() == shown
         assert await shelf.chunk(64, 0) == SNAPSHOT[:CHUNK_BYTES]
         for sequence in (128, 192, 256):
             snapshots.save(certificate(b"s%d" % sequence, sequence), b"s%d" % sequence)

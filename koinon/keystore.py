@@ -22,6 +22,8 @@ CIPHER_KEY_BYTES = 16
 SCRYPT_BLOCK_BYTES = 128
 MEMORY_BYTES_MAX = 1 << 29
 """What scrypt may take: geth's own files want half of it."""
+PBKDF2_ROUNDS_MAX = 10_000_000
+"""Some seconds; the format's own example has 262,144."""
 
 
 def unlock(sealed: object, password: str) -> bytes:
@@ -52,13 +54,20 @@ def _derived(kdf: str, given: dict[str, Any], password: bytes) -> bytes:
     if given["dklen"] != KEY_BYTES:
         raise ValueError(f"dklen {given['dklen']}, where {KEY_BYTES} is read")
     if kdf == "scrypt":
-        n, r, p = given["n"], given["r"], given["p"]
-        if not 0 < SCRYPT_BLOCK_BYTES * n * r * p <= MEMORY_BYTES_MAX:
+        n, r, p = (_number(given, name, MEMORY_BYTES_MAX) for name in ("n", "r", "p"))
+        if SCRYPT_BLOCK_BYTES * n * r * p > MEMORY_BYTES_MAX:
             raise ValueError(f"scrypt with n = {n}, r = {r}, p = {p} takes too much memory")
         return hashlib.scrypt(password, salt=salt, n=n, r=r, p=p, maxmem=2 * MEMORY_BYTES_MAX, dklen=KEY_BYTES)
     if kdf == "pbkdf2" and given["prf"] == "hmac-sha256":
-        return hashlib.pbkdf2_hmac("sha256", password, salt, given["c"], KEY_BYTES)
+        return hashlib.pbkdf2_hmac("sha256", password, salt, _number(given, "c", PBKDF2_ROUNDS_MAX), KEY_BYTES)
     raise ValueError(f"an unknown key derivation: {kdf!r}")
+
+
+def _number(given: dict[str, Any], name: str, most: int) -> int:
+    value = given[name]
+    if not isinstance(value, int) or not 0 < value <= most:
+        raise ValueError(f"{name} is {value!r}, where a number from 1 to {most} is read")
+    return value
 
 
 def _lower(raw: object) -> dict[str, Any]:

@@ -56,6 +56,8 @@ def test_what_eth_account_writes_opens(kdf: Any, cost: int) -> None:
         ("ciphertext", "00" * 31),
         ("kdfparams", {"dklen": 16, "n": 2, "r": 8, "p": 1, "salt": "00"}),
         ("kdfparams", {"dklen": 32, "n": 2**40, "r": 8, "p": 1, "salt": "00"}),
+        ("kdfparams", {"dklen": 32, "n": "2", "r": 2**40, "p": 1, "salt": "00"}),
+        ("kdfparams", {"dklen": 32, "n": -2, "r": -8, "p": 1, "salt": "00"}),
         ("kdfparams", {}),
         ("kdfparams", None),
     ],
@@ -65,6 +67,14 @@ def test_a_malformed_keystore_does_not_open(place: str, value: object) -> None:
     sealed["crypto"][place] = value
     with pytest.raises((ValueError, KeyError, TypeError)):
         unlock(sealed, "secret")
+
+
+@pytest.mark.parametrize("rounds", [2**40, 10**30, "1000", 0])
+def test_a_keystore_that_would_take_hours_to_open_does_not_open(rounds: object) -> None:
+    sealed = copy.deepcopy(PUBLISHED)
+    sealed["crypto"]["kdfparams"]["c"] = rounds
+    with pytest.raises(ValueError, match="a number from 1 to"):
+        unlock(sealed, "testpassword")
 
 
 @pytest.mark.parametrize("raw", [None, [], {}, {"version": 4}, {"version": 3}])

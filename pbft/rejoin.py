@@ -14,12 +14,16 @@ the signed request on, so that nobody leaves alone. A liar moves the committee a
 
 from __future__ import annotations
 
+from koinon.errors import Malformed
+
 from .events import GaveUp, Send
 from .messages import Recovering, RecoveryRequest, RecoveryResponse, SignedNewView, SignedRecoveryRequest
 from .views import Views
 
 RECOVERY_VIEWS_MAX = 3
 """An honest one asks for a view at most two above that of the committee."""
+VIEW_MAX = 2**63 - 1
+"""The last one that messages can name."""
 
 
 class Rejoin(Views):
@@ -58,6 +62,8 @@ class Rejoin(Views):
         if not self.silent or told.since_ms != self._since_ms or sender in self._responses:
             self._ignore(sender, "late-recovery-response")
             return
+        if told.view == VIEW_MAX:
+            raise Malformed(f"view {told.view} has no next one")
         self._responses[sender] = told.view
         self._consider_view_changes()
 

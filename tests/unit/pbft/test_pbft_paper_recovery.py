@@ -86,6 +86,14 @@ def test_vr_revisited_4_3_answers_to_an_earlier_start_do_not_count() -> None:
     assert bench.replica.speaks_from is None
 
 
+def test_an_answer_that_names_no_view_to_speak_from_is_its_senders_fault() -> None:
+    """Else the next request would name a view that no message can carry, and honest peers would bar who sent it."""
+    bench = _wiped()
+    assert of(Misbehaved, _tell(bench, 2**63 - 1))
+    _tell(bench, 5, 5, 5)
+    assert bench.replica.speaks_from == 6
+
+
 def test_tocs_4_3_it_needs_2f_plus_1_others_that_remember() -> None:
     bench = _wiped()
     _tell(bench, 3, 3)

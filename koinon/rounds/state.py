@@ -9,9 +9,11 @@ Life of a round:  training → closed → certified;  training or closed → abo
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
-from koinon.encoding import Address, Digest, Signature
+from koinon.encoding import U8, U32, U63, Address, Digest, Signature
 from koinon.epochs import Seat
 from koinon.merkle import reward_leaf, root, update_leaf
 from koinon.wire import Admission, MaskAnnouncement, MaskReveal, RoundCertificate, SignedReceipt
@@ -50,10 +52,10 @@ class Genesis(msgspec.Struct, frozen=True, array_like=True):
 class Member(Record):
     """`signature` is the registrar's, of `admission`: whoever is shown a member need not believe who shows it."""
 
-    roles: int
-    examples_max: int
+    roles: U8
+    examples_max: U32
     sealing_key: bytes
-    serial: int
+    serial: U63
     active: bool
     joined_ms: int
     signature: bytes = b""
@@ -76,7 +78,7 @@ def nobody(time_ms: int) -> Member:
 
 class Submission(Record):
     update: Digest
-    examples: int
+    examples: U32
     loss: int
     time_ms: int
     holders: tuple[int, ...]
@@ -107,14 +109,14 @@ class Round(Record):
     `epoch` is that of the committee which opened it: to its keys the pieces are sealed. In mode `masked`, `confirmed`
     are the accepted nodes' signatures of the accepted set, until the round is over."""
 
-    number: int
+    number: U32
     phase: str
     parent_model: Digest
     cohort: tuple[Address, ...]
-    examples_cap: int
+    examples_cap: Annotated[int, msgspec.Meta(ge=1, lt=2**32)]
     opened_ms: int
     deadline_ms: int
-    epoch: int = 0
+    epoch: U32 = 0
     previous: Digest = bytes(32)
     submissions: dict[Address, Submission] = msgspec.field(default_factory=dict)
     closed_ms: int = 0

@@ -15,7 +15,7 @@ from koinon.rounds.operations import CreateTask
 from koinon.rounds.rules import task_identity
 from koinon.rounds.state import Task
 from koinon.service import BODY_BYTES_MAX
-from tests.unit.rounds.world import World
+from tests.unit.rounds.world import NODES, World
 from tests.unit.test_asking import committee, saying
 
 
@@ -59,6 +59,36 @@ def test_records_that_cannot_be_read_are_malformed(body: bytes) -> None:
     ):
         with pytest.raises(Malformed, match="cannot be read"):
             asked(body, question)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("examples_cap", 0), ("examples_cap", -1), ("number", -1), ("epoch", 2**32)],
+)
+def test_a_round_with_numbers_that_no_round_has_is_malformed(field: str, value: int) -> None:
+    """A node divides by the cap and signs the number: neither may end in a traceback, again and again."""
+    world = World()
+    world.open()
+    setattr(world.record.rounds[-1], field, value)
+    with pytest.raises(Malformed, match="cannot be read"):
+        asked(encode(world.record), lambda client: client.task(world.task))
+
+
+@pytest.mark.parametrize("field", ["roles", "examples_max", "serial"])
+def test_a_member_with_numbers_that_no_admission_has_is_malformed(field: str) -> None:
+    world = World()
+    setattr(next(iter(world.law.state.members.values())), field, -1)
+    with pytest.raises(Malformed, match="cannot be read"):
+        asked(encode(world.law.state.members), lambda client: client.members())
+
+
+def test_an_accepted_update_with_a_negative_count_is_malformed() -> None:
+    world = World()
+    world.open()
+    world.do(NODES[0], world.update(NODES[0]))
+    world.record.rounds[-1].submissions[NODES[0].address].examples = -1
+    with pytest.raises(Malformed, match="cannot be read"):
+        asked(encode(world.record), lambda client: client.task(world.task))
 
 
 def test_records_that_are_too_long_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -48,6 +49,8 @@ from koinon.wire import (
 
 if TYPE_CHECKING:
     from koinon.ledger import Ledger
+
+T = TypeVar("T")
 
 RECORD_BYTES_MAX = 32 << 20
 """256 announcements of 46 KB, and room."""
@@ -86,6 +89,7 @@ class Masking:
         self._root = root
         self._signer = signer
         self._floors: dict[bytes, int] = {}
+        self._promising = Lock()
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     # --- announce --------------------------------------------------------------------------------------------
@@ -103,10 +107,16 @@ class Masking:
         registrar = from_hex(federation.registrar)
         invited = require_invited(federation.domain, registrar, spec, round_, members, node)
         cohort = invited_digest(invited)
-        if (record := self._find(task, round_.number)) is not None:
-            _require_unchanged(record, task, round_, cohort)
-            return record
-        self._require_current(invited)
+        if self._find(task, round_.number) is None:
+            self._require_current(invited)  # not under the lock: the chain may not answer
+        with self._promising:
+            if (record := self._find(task, round_.number)) is None:
+                record = self._new_record(task, round_, invited, cohort)
+        _require_unchanged(record, task, round_, cohort)
+        return record
+
+    def _new_record(self, task: bytes, round_: Round, invited: tuple[Admission, ...], cohort: bytes) -> MaskRecord:
+        federation, node = self._committee.federation, self._signer.address
         own = next(each for each in invited if each.member == node)
         SealingKey.find(self._signer.secret, own.sealing_key, federation.epoch)
         keys = {each.member: each.sealing_key for each in invited}
@@ -157,7 +167,7 @@ class Masking:
                 raise Unproven(f"the announcements for round {round_.number} changed", hint=MISTRUST)
             return MaskBoard(cohort=cohort, announced=found, signatures=shown.signatures)
 
-        return await in_thread(check)
+        return await in_thread(self._alone, check)
 
     def secrets(self, task: bytes, number: int) -> bytes:
         """This round's secrets, encoded; PrivacyError when they are gone."""
@@ -173,9 +183,10 @@ class Masking:
 
     def spend(self, task: bytes, number: int) -> None:
         """Erase this round's secrets: the update that they mask is on disk."""
-        record = self._find(task, number)
-        if record is not None and record.secrets is not None:
-            self._keep(task, number, msgspec.structs.replace(record, secrets=None))
+        with self._promising:
+            record = self._find(task, number)
+            if record is not None and record.secrets is not None:
+                self._keep(task, number, msgspec.structs.replace(record, secrets=None))
 
     # --- confirm and reveal ----------------------------------------------------------------------------------
 
@@ -195,7 +206,7 @@ class Masking:
             self._require_same(record, said)
             return self._signer.sign(self._committee.federation.domain, said)
 
-        signature = await in_thread(sign)
+        signature = await in_thread(self._alone, sign)
         await self._committee.submit(ConfirmSet(task=task, round=round_.number, signature=signature))
 
     async def reveal(self, task: bytes, round_: Round) -> None:
@@ -215,7 +226,13 @@ class Masking:
             self._keep(task, round_.number, msgspec.structs.replace(record, reveal=made))
             return made
 
-        await self._committee.submit(RevealShares(task=task, round=round_.number, reveal=await in_thread(make)))
+        made = await in_thread(self._alone, make)
+        await self._committee.submit(RevealShares(task=task, round=round_.number, reveal=made))
+
+    def _alone(self, step: Callable[[], T]) -> T:
+        """One look at a record, and what follows from it, at a time: a thread may outlive who gave it up."""
+        with self._promising:
+            return step()
 
     @staticmethod
     def _require_same(record: MaskRecord, said: AcceptedSet) -> None:

@@ -11,10 +11,11 @@ its mode is 0600 all the same.
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 
 from koinon.config import write_atomically
 from koinon.encoding import U32, Digest, Message, decode, encode, keccak
-from koinon.errors import Malformed
+from koinon.errors import Malformed, PrivacyError
 from koinon.rounds.operations import Millionths, SubmitUpdate
 from koinon.wire import SignedReceipt
 
@@ -61,6 +62,7 @@ class Submissions:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._saving = Lock()
         root.mkdir(parents=True, exist_ok=True)
 
     def path(self, task: bytes, round_: int) -> Path:
@@ -78,7 +80,12 @@ class Submissions:
         return record
 
     def save(self, record: Submission) -> None:
-        write_atomically(self.path(record.task, record.round), encode(record), mode=0o600)
+        """Durably; PrivacyError when another update of this round is there (a thread may outlive who gave it up)."""
+        with self._saving:
+            kept = self.load(record.task, record.round)
+            if kept is not None and kept.update != record.update:
+                raise PrivacyError(f"another update for round {record.round} was made before: it stays")
+            write_atomically(self.path(record.task, record.round), encode(record), mode=0o600)
 
     def discard_before(self, task: bytes, round_: int) -> int:
         """Remove the records of rounds below `round_`, which are over; how many there were."""

@@ -3,6 +3,7 @@ told later."""
 
 from __future__ import annotations
 
+import asyncio
 from copy import deepcopy
 from pathlib import Path
 
@@ -43,6 +44,20 @@ def test_a_node_never_confirms_or_reveals_for_a_second_set_of_one_round(world: M
     with pytest.raises(Unproven, match="confirmed another set"):
         world.reveal(0, shown=lie)
     assert len(world.said(0, RevealShares)) == len(world.said(0, ConfirmSet)) == 1
+
+
+def test_of_two_sets_that_are_shown_at_the_same_time_one_is_confirmed(world: Masked) -> None:
+    """A committee that lies can end a follower and have another one begin while a thread of the first still works."""
+    world.accepted()
+    world.committees[0].lies["submit"] = lambda operation: operation
+
+    async def both() -> list[BaseException | None]:
+        shown = (world.without(), world.without(1))
+        asked = (world.maskings[0].confirm(world.task, world.spec, each) for each in shown)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    assert sorted(type(each).__name__ for each in asyncio.run(both())) == ["NoneType", "Unproven"]
+    assert len(world.said(0, ConfirmSet)) == 1
 
 
 def test_secrets_mask_one_vector_only(world: Masked) -> None:

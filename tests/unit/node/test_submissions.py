@@ -3,10 +3,11 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from koinon.encoding import encode, keccak
-from koinon.errors import Malformed
+from koinon.errors import Malformed, PrivacyError
 from koinon.rounds.operations import SubmitUpdate, decode_operation
 from node.submissions import Submission, Submissions
 
@@ -36,6 +37,16 @@ def test_a_record_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     kept = Submissions(tmp_path)
     kept.save(record())
     assert stat.S_IMODE(kept.path(TASK, 1).stat().st_mode) == 0o600
+
+
+def test_a_second_update_for_a_round_is_refused_and_the_first_one_stays(tmp_path: Path) -> None:
+    kept = Submissions(tmp_path)
+    kept.save(record())
+    with pytest.raises(PrivacyError, match="made before"):
+        kept.save(msgspec.structs.replace(record(), update=b"another"))
+    bound = record().bind({0: b"\0" * 64})
+    kept.save(bound)
+    assert kept.load(TASK, 1) == bound
 
 
 def test_no_record_is_none(tmp_path: Path) -> None:

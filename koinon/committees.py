@@ -7,7 +7,6 @@ on the disk, or that a replica says, is believed without the signatures of a quo
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -73,7 +72,6 @@ class Committees:
         finally:
             if len(self._handovers) > before and self._path is not None:
                 write_atomically(self._path, encode(tuple(self._handovers)))
-                _sync_folder(self._path.parent)
         return len(self._handovers) > before
 
     def _load(self, path: Path) -> None:
@@ -101,12 +99,3 @@ class Committees:
     def _known(self) -> str:
         first, last = self.given.epoch, self.federation.epoch
         return f"{first}" if first == last else f"{first} to {last}"
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from koinon.config import sync_folder
 from koinon.encoding import decode, encode
 from koinon.errors import StorageDamaged
 from koinon.frames import FRAME_BYTES_MAX, HEADER_BYTES, frame_bytes, pack, read_frame, read_header
@@ -22,15 +23,6 @@ from .messages import Record, Recovering, decode_record
 SNAPSHOTS_KEPT = 2
 GROW_BYTES = 256 * 1024
 GROUP_TAG = 1
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename or a new file in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def replace(path: Path, data: bytes) -> None:

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from koinon.config import sync_folder
 from koinon.encoding import U32, Digest, Message, decode, encode
 from koinon.rounds.rules import refuse
 
@@ -48,7 +49,7 @@ class PieceStore:
             self.checked(task, round, node, kept.update)
         finally:
             os.unlink(draft)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def find(self, task: bytes, round: int, node: bytes) -> Kept | None:
         try:
@@ -79,11 +80,3 @@ class PieceStore:
 
     def _path(self, task: bytes, round: int, node: bytes) -> Path:
         return self.root / task.hex() / str(round) / f"{node.hex()}.piece"
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

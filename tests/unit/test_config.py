@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -99,3 +100,17 @@ def test_atomic_write_replaces_and_leaves_no_draft(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a" / "file", b"two")
     assert (tmp_path / "a" / "file").read_bytes() == b"two"
     assert [each.name for each in (tmp_path / "a").iterdir()] == ["file"]
+
+
+def test_atomic_write_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rename that is not synced with its folder may be lost, and with it what was promised on the strength of it."""
+    synced: list[tuple[bool, bool]] = []
+    sync, path = os.fsync, tmp_path / "file"
+
+    def watch(descriptor: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), path.exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    write_atomically(path, b"promise")
+    assert synced == [(False, False), (True, True)]

@@ -3,7 +3,6 @@ accepted sets are never both opened while no more than a third of the invited no
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable
@@ -316,50 +315,6 @@ def test_a_vector_is_masked_with_what_this_node_announced_and_no_other_announcem
     world.committees[VICTIM].lies["masks"] = lambda board: board.announced.pop(NODES[3].address) and board
     with pytest.raises(Unproven, match="changed"):
         world.board(VICTIM)
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        pytest.param({"parent_model": keccak(b"without gradients")}, id="parent model"),
-        pytest.param({"examples_cap": 2**31}, id="weight"),
-    ],
-)
-def test_a_round_that_each_node_is_shown_in_another_way_is_masked_by_nobody(
-    world: Masked, other: dict[str, int | bytes]
-) -> None:
-    """Model inconsistency: all but one node would train to nothing, or weigh nothing, and the sum be that one's."""
-    shown = world.without()
-    shown.phase = "training"
-    for name, value in other.items():
-        setattr(shown, name, value)
-    world.announce(VICTIM, 2, 3)
-    lied_to = world.maskings[OTHER]
-    world.committees[OTHER].lies["submit"] = lambda operation: operation
-    asyncio.run(lied_to.announce(world.task, world.spec, shown))
-    said = world.said(OTHER, AnnounceMasks)[0]
-
-    def passed_on(board: MaskBoard) -> MaskBoard:
-        name = NODES[OTHER].address
-        board.announced = dict(sorted({**board.announced, name: said.announcement}.items()))
-        board.signatures[name] = said.signature
-        return board
-
-    for committee in world.committees:
-        committee.lies["masks"] = passed_on
-    with pytest.raises(Unproven, match=NAMED):
-        world.board(VICTIM)
-    with pytest.raises(Unproven, match="was signed by"):
-        world.board(OTHER, shown)
-    with pytest.raises(Unproven, match="another model, weight or epoch"):
-        world.board(OTHER)  # told afterwards what the others were told
-    with pytest.raises(Unproven, match="another model, weight or epoch"):
-        asyncio.run(lied_to.announce(world.task, world.spec, world.round))
-
-
-def test_a_node_weighs_what_the_registrar_admitted_it_with(world: Masked) -> None:
-    world.announce()
-    assert world.maskings[VICTIM].examples_max(world.task, 1) == 100
 
 
 # --- one set for all ---------------------------------------------------------------------------------------------

@@ -96,6 +96,7 @@ class Core:
         self._view_changes: dict[int, SignedViewChange] = {}
         self._view_deadline_ms: int | None = None
         self._view_entered_ms = 0
+        self._left_ms = 0
         self._head: tuple[Pending | None, int] = (None, 0)
         self._attempts = 0
         self._assigned = low

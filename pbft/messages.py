@@ -126,7 +126,8 @@ class Status(Message, frozen=True):
 
 class RecoveryRequest(Message, frozen=True):
     """Its sender lost its journal, and started at `since_ms` of its clock, which tells its answers from older ones. It
-    asks where the others stand, and speaks from `view` on (0 while it doesn't know): lower views are to be left."""
+    asks where the others stand, and speaks from `view` on (0 while it doesn't know): lower views are to be left. Or it
+    left a view alone, and speaks from `view` on."""
 
     epoch: U32
     since_ms: U63

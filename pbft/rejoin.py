@@ -9,7 +9,7 @@ It never left for a view above `highest + 1`, where `highest` is the highest vie
 others with whole journals hold an honest replica of that quorum, which, asked afresh, stands at `highest` or above. As
 the view after that need not come by itself, it asks for it: who stands below leaves, for the next view only, and hands
 the signed request on, so that nobody leaves alone. A liar moves the committee at most RECOVERY_VIEWS_MAX times in
-`recovery_ms` so.
+`recovery_ms` so. Who kept its journal, and left a view that goes on without it, asks in the same way.
 """
 
 from __future__ import annotations
@@ -55,8 +55,25 @@ class Rejoin(Views):
 
     def _ask_to_rejoin(self) -> None:
         if self.silent:
-            asked = RecoveryRequest(epoch=self.epoch, since_ms=self._since_ms, view=self.speaks_from or 0)
-            self._broadcast(SignedRecoveryRequest(message=asked, signature=self._signer.sign(self.domain, asked)))
+            view = self.speaks_from or 0
+        elif self._stranded:
+            view = self.view
+        else:
+            return
+        asked = RecoveryRequest(epoch=self.epoch, since_ms=self._since_ms, view=view)
+        self._broadcast(SignedRecoveryRequest(message=asked, signature=self._signer.sign(self.domain, asked)))
+
+    @property
+    def _stranded(self) -> bool:
+        """Whether it left a view in which others go on, longer ago than a primary is given twice.
+
+        Its view change promised that it does not come back, and the others have no reason to follow: until some other
+        view change the committee would have one member less.
+        """
+        if self.active or self.recovering or self.now_ms - self._left_ms < 2 * self.settings.view_timeout_ms:
+            return False
+        below = [one for one in self._statuses.values() if one.active and one.view < self.view]
+        return len(below) >= self.committee.weak
 
     def _on_recovery_response(self, sender: int, told: RecoveryResponse) -> None:
         if not self.silent or told.since_ms != self._since_ms or sender in self._responses:

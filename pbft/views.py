@@ -90,6 +90,8 @@ class Views(Ordering):
 
     def _start_view_change(self, target: int) -> None:
         """Stop taking part in lower views, for good, then say so with proof of what was prepared there."""
+        if self.active:
+            self._left_ms = self.now_ms
         self.view, self.active = target, False
         self._attempts += 1
         self._view_deadline_ms = None

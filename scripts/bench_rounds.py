@@ -199,6 +199,14 @@ def show(console: Console, rows: list[dict[str, Any]]) -> None:
     console.print(table)
 
 
+def keep(rows: list[dict[str, Any]], console: Console, as_json: Path | None, *, nodes: int, epochs: int) -> None:
+    """Show the rows, and write them down."""
+    show(console, rows)
+    if as_json is not None:
+        about = {"nodes": nodes, "params": 62_006, "epochs": epochs, "cores": os.cpu_count()}
+        as_json.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+
+
 def flower(python: Path, data_dir: Path, nodes: int, rounds: int, epochs: int) -> list[dict[str, Any]]:
     """The rows of scripts/_flower_rounds.py."""
     task = tomllib.loads((EXAMPLE / "task.toml").read_text())["config"]
@@ -259,15 +267,13 @@ def main(
         require_data(folder, console)
         shape = {"nodes": nodes, "rounds": rounds, "epochs": epochs}
         rows = rows_of(measure(console, names, folder, repeats=repeats, **shape))
+        keep(rows, console, as_json, nodes=nodes, epochs=epochs)
         if flower_python is not None:
             rows += flower(flower_python, folder, nodes, 1 + repeats * (rounds - 1), epochs)
+            keep(rows, console, as_json, nodes=nodes, epochs=epochs)
     except KoinonError as error:
         console.print(f"error: {error.message}{f' ({error.hint})' if error.hint else ''}")
         raise typer.Exit(error.exit_code) from None
-    show(console, rows)
-    if as_json is not None:
-        about = {"nodes": nodes, "params": 62_006, "epochs": epochs, "cores": os.cpu_count()}
-        as_json.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

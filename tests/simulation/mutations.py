@@ -24,6 +24,7 @@ from pbft.log import LastSigned, Slot
 from pbft.messages import NULL_DIGEST, SignedNewView, ViewChange
 from pbft.ordering import Ordering
 from pbft.quorum import Committee
+from pbft.rejoin import Rejoin
 from pbft.replica import Replica
 from pbft.views import Views
 
@@ -330,6 +331,12 @@ def timer_never_capped(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         Views, "view_timeout_ms", property(lambda self: self.settings.view_timeout_ms << min(self._attempts, 40))
     )
+
+
+@mutation(story="simulation.test_recovery_stories::test_who_left_a_view_alone_is_followed_and_works_again")
+def stranded_for_ever(patch: pytest.MonkeyPatch) -> None:
+    """Who left a view that goes on without it waits for the next view change, which nothing brings about."""
+    patch.setattr(Rejoin, "_stranded", False)
 
 
 # --- epochs

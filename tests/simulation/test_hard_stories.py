@@ -47,9 +47,9 @@ def _is(said: Word, phase: Phase) -> bool:
 
 def test_a_network_slower_than_the_timeout_is_waited_for() -> None:
     world = World(4, seed=1, settings=SLOW)
-    world.network.delay_ms_max = 2_000
+    world.network.delay_ms_max = 3_000
     world.request(0, 1, b"x")
-    _answered(world, 120_000)
+    _answered(world, 60_000)
 
 
 def test_a_committee_that_failed_for_an_hour_recovers_within_the_cap() -> None:

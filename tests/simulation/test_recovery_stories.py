@@ -249,3 +249,16 @@ def test_it_asks_for_no_view_change_before_what_its_view_proposes_again_is_prepa
     world.network.cut = set()
     _back(world)
     _finish(world)
+
+
+def test_who_left_a_view_alone_is_followed_and_works_again() -> None:
+    world = World(4, seed=45)
+    world.script(0, 6)
+    _finish(world)
+    _leave_for(world, 2, 1)
+    world.run(1_000)
+    assert [replica.view for replica in world.live()] == [0, 0, 1, 0], "nobody has a reason to follow at once"
+    assert world.run_until(world.together, 10_000), "a member is stranded"
+    assert {replica.view for replica in world.live()} == {1}
+    world.script(1, 6)
+    _finish(world)

@@ -165,6 +165,9 @@ def _heal(world: World) -> int:
 
     if not world.run_until(settled, HEALED_MS):
         raise Stalled(f"{sorted(world.current)} still wait {HEALED_MS} ms after everything was repaired")
+    if not world.run_until(world.together, HEALED_MS):
+        views = [(one.index, one.view, one.active) for one in world.honest()]
+        raise Stalled(f"{HEALED_MS} ms after everything was repaired members still stand in other views: {views}")
     if world.checkers is not None:
         world.checkers.finish()
     return world.now_ms - start

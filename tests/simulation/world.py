@@ -183,6 +183,12 @@ class World:
             if (replica.recovering if replica is not None else self.disks[index].recovering)
         }
 
+    def together(self) -> bool:
+        """Whether all honest members of the newest epoch work in one view."""
+        newest = max(one.epoch for one in self.honest())
+        members = [one for one in self.honest() if one.epoch == newest]
+        return all(one.active for one in members) and len({one.view for one in members}) == 1
+
     def ledger(self, index: int) -> Ledger:
         replica = self.replicas[index]
         assert replica is not None

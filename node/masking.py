@@ -257,7 +257,12 @@ class Masking:
     def _floor(self, task: bytes) -> int:
         if task not in self._floors:
             path = self._root / f"{task.hex()}.floor"
-            self._floors[task] = decode(U63, path.read_bytes()) if path.exists() else 0
+            try:
+                self._floors[task] = decode(U63, path.read_bytes()) if path.exists() else 0
+            except Malformed as error:
+                raise PrivacyError(
+                    f"the record of the rounds that are over is damaged ({path}): {error.message}"
+                ) from None
         return self._floors[task]
 
     def _path(self, task: bytes, number: int) -> Path:

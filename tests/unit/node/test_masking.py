@@ -113,6 +113,15 @@ def test_nothing_of_a_round_stays_when_it_is_over_but_that_it_is(world: Masked, 
     assert [path.suffix for path in (tmp_path / "0").iterdir()] == [".floor"]
 
 
+def test_a_node_that_cannot_read_which_rounds_are_over_does_nothing_and_says_so(world: Masked, tmp_path: Path) -> None:
+    world.maskings[0].discard_before(world.task, 2)
+    (path,) = (tmp_path / "0").iterdir()
+    path.write_bytes(b"torn")
+    world.maskings[0] = world.restarted(0)
+    with pytest.raises(PrivacyError, match="damaged"):
+        world.announce(0)
+
+
 def test_a_committee_that_goes_back_to_an_earlier_round_is_told_nothing(world: Masked) -> None:
     """The round's record is gone, and with it what was revealed: the floor stands for it."""
     world.accepted()

@@ -17,6 +17,7 @@ def test_a_barred_peer_loses_its_link_and_gets_it_back_when_the_bar_is_over(tmp_
     async def scenario() -> None:
         async with ends(tmp_path) as (made, _):
             await connected(made[2], 0, 1)
+            await connected(made[1], 0, 2)
             for _ in range(2 * BLAMES_BURST):  # the bucket fills a little meanwhile
                 made[2].peers.blame(0)
             assert made[2].peers.connected == (1,)

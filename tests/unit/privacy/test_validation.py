@@ -305,8 +305,8 @@ def test_what_a_coalition_lacks_blinds_every_answer() -> None:
     entropy = seeded("blinds")
     seeds = [entropy(32) for _ in subsets(setting)]
     unseen = expand(bound, seeds[2])
-    assert len(set(unseen.blinds)) == bound.answers
-    assert len(set(unseen.coefficients)) == bound.coefficients
+    assert len(set(unseen.hidden.blinds)) == bound.answers
+    assert len(set(unseen.hidden.coefficients)) == bound.coefficients
 
 
 # --- parameters ------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from koinon.errors import BadPiece, InvariantBroken
-from koinon.privacy import Protected, Setting
+from koinon.errors import InvariantBroken
+from koinon.privacy import Setting
 from koinon.privacy.mode import Claim
 from koinon.privacy.shares import Shares
 from koinon.privacy.validation import Alignment
@@ -22,7 +22,7 @@ from koinon.privacy.validation.squares import four_squares
 from koinon.quantising import quantise
 from koinon.rounds.operations import MILLION, TaskSpec
 from scripts._cheats import protect_anything
-from tests.unit.privacy.federation import TASK, node, seeded
+from tests.unit.privacy.federation import TASK, accepted, node, seeded
 
 SPEC = TaskSpec(
     name="t", app="t", mode="shares", strategy="fedavg", rounds=1, initial_model=bytes(32), dimension=9, cohort_max=16
@@ -115,17 +115,6 @@ def setting_of(spec: TaskSpec, examples: int, cap: int, alignment: Alignment | N
         TASK, 3, 4, spec.dimension, 16, 16, norm=spec.norm, alignment=alignment,
         claims={node(0): Claim(examples, norm, least)},
     )  # fmt: skip
-
-
-def accepted(setting: Setting, protected: Protected) -> list[int]:
-    found = []
-    for replica in range(setting.replicas):
-        try:
-            Shares().check(setting, node(0), protected.public, replica, protected.pieces[replica])
-            found.append(replica)
-        except BadPiece:
-            pass
-    return found
 
 
 def vector_of(squares: int, dimension: int) -> np.ndarray:

@@ -9,13 +9,12 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from koinon.errors import BadPiece
-from koinon.privacy import Protected, Setting, Values
+from koinon.privacy import Setting, Values
 from koinon.privacy.shares import Shares
 from koinon.privacy.validation import Alignment
 from koinon.privacy.validation.squares import four_squares
 from scripts._cheats import protect_anything
-from tests.unit.privacy.federation import TASK, Federation, node, seeded
+from tests.unit.privacy.federation import TASK, Federation, accepted, node, seeded
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 values_ = st.one_of(st.sampled_from([-32767, -1, 0, 1, 32767]), st.integers(-32767, 32767))
@@ -26,17 +25,6 @@ committees = st.integers(1, 10)
 def norm_of(values: Values) -> int:
     """The least bound that `values` keep."""
     return isqrt(int(values @ values) - 1) + 1 if values.any() else 1
-
-
-def accepted(setting: Setting, protected: Protected) -> list[int]:
-    found = []
-    for replica in range(setting.replicas):
-        try:
-            Shares().check(setting, node(0), protected.public, replica, protected.pieces[replica])
-            found.append(replica)
-        except BadPiece:
-            pass
-    return found
 
 
 @quick

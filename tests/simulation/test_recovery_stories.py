@@ -217,6 +217,15 @@ def _cut_off(world: World, index: int) -> None:
     world.network.cut = {(a, b) for a in range(4) for b in range(4) if index in (a, b)}
 
 
+def _nothing_is_ordered_until_all_are_connected(world: World) -> None:
+    world.request(1, 1, b"y")
+    world.run(5_000)
+    assert _executed(world, 2) == 0
+    world.network.cut = set()
+    _back(world)
+    _finish(world)
+
+
 def test_its_empty_memory_proves_nothing_in_a_view_change() -> None:
     world = _prepared_by_all_but_two()
     world.blocks = None
@@ -224,12 +233,7 @@ def test_its_empty_memory_proves_nothing_in_a_view_change() -> None:
     _wipe(world, 3)
     for index in (1, 2):
         _leave_for(world, index, 2)
-    world.request(1, 1, b"y")
-    world.run(5_000)
-    assert _executed(world, 2) == 0
-    world.network.cut = set()
-    _back(world)
-    _finish(world)
+    _nothing_is_ordered_until_all_are_connected(world)
 
 
 def test_it_asks_for_no_view_change_before_what_its_view_proposes_again_is_prepared() -> None:
@@ -243,12 +247,7 @@ def test_it_asks_for_no_view_change_before_what_its_view_proposes_again_is_prepa
     for index in (1, 2):
         _leave_for(world, index, 2)
     world.blocks = None
-    world.request(1, 1, b"y")
-    world.run(5_000)
-    assert _executed(world, 2) == 0
-    world.network.cut = set()
-    _back(world)
-    _finish(world)
+    _nothing_is_ordered_until_all_are_connected(world)
 
 
 def test_who_left_a_view_alone_is_followed_and_works_again() -> None:

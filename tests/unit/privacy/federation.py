@@ -9,9 +9,11 @@ from functools import cache
 import numpy as np
 
 from koinon.encoding import keccak
+from koinon.errors import BadPiece
 from koinon.privacy import Entropy, Held, Opened, Protected, Setting, Transcript, Values, mode
 from koinon.privacy.mode import Claim
 from koinon.privacy.paillier_key import Dealt, deal, generate_primes
+from koinon.privacy.shares import Shares
 
 TASK = keccak(b"a task")
 PAILLIER_BITS = 2048
@@ -132,3 +134,15 @@ class Federation:
 
     def verify(self, witness: bytes) -> Values:
         return self.mode.verify(self.setting, self.transcript, witness)
+
+
+def accepted(setting: Setting, protected: Protected) -> list[int]:
+    """The replicas that find the update of node 0 proper in mode `shares`."""
+    found = []
+    for replica in range(setting.replicas):
+        try:
+            Shares().check(setting, node(0), protected.public, replica, protected.pieces[replica])
+            found.append(replica)
+        except BadPiece:
+            pass
+    return found

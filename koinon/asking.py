@@ -20,7 +20,7 @@ from koinon.committees import HANDOVERS_PAGE, Committees
 from koinon.config import FederationFile
 from koinon.encoding import decode
 from koinon.epochs import Handover, Seat
-from koinon.errors import KoinonError, Missing, Replayed, Unavailable, UnknownSigner, WrongEpoch
+from koinon.errors import KoinonError, Missing, Unavailable, UnknownSigner, WrongEpoch
 from koinon.observe import EPOCH
 from koinon.service import (
     BODY_BYTES_MAX,
@@ -41,9 +41,7 @@ DISAGREEMENT_PAUSE_SECONDS = 0.1
 REFRESH_TIMEOUT_SECONDS = 5.0
 REFRESH_PAUSE_SECONDS = 1.0
 """A hint that leads nowhere (a replica may lie) costs one question in so many seconds."""
-ORDER_ATTEMPTS_MAX = 5
-ORDER_PAUSE_SECONDS = 0.2
-"""Doubled each time: enough in all for a handover to the next committee."""
+LATE_MAX = 64
 HANDOVERS_PAGE_BYTES_MAX = HANDOVERS_PAGE * (32 << 10)
 
 T = TypeVar("T")
@@ -64,6 +62,7 @@ class Asker:
         self._later = False
         self._refreshed = float("-inf")
         self._refreshing = asyncio.Lock()
+        self._late: set[asyncio.Future[bytes]] = set()
 
     @property
     def federation(self) -> FederationFile:
@@ -80,6 +79,10 @@ class Asker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        late = list(self._late)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
 
@@ -125,6 +128,10 @@ class Asker:
             for task in running:
                 task.cancel()
         return False
+
+    def _hear_of(self, epoch: int) -> None:
+        """A replica says that it is in `epoch`."""
+        self._later |= epoch > self.federation.epoch
 
     async def _follow_hint(self) -> None:
         if self._later and time.monotonic() - self._refreshed > REFRESH_PAUSE_SECONDS:
@@ -193,7 +200,7 @@ class Asker:
         failure: KoinonError = Unavailable("not tried")
         for _ in range(DISAGREEMENT_RETRIES_MAX):
             try:
-                return await self._agreed(lambda index: self._call(index, "GET", path))
+                return await self._agreed(path)
             except Unavailable as error:
                 if isinstance(error, Missing):
                     raise
@@ -201,38 +208,28 @@ class Asker:
                 await asyncio.sleep(DISAGREEMENT_PAUSE_SECONDS)
         raise failure
 
-    async def _insist(self, order: Callable[[], Awaitable[T]]) -> T:
-        """The same request again and again while no f+1 answer: what was executed before is answered, not repeated."""
-        failure: KoinonError = Unavailable("not tried")
-        for attempt in range(ORDER_ATTEMPTS_MAX):
-            try:
-                return await order()
-            except Unavailable as error:
-                failure = error
-                await asyncio.sleep(ORDER_PAUSE_SECONDS * 2**attempt)
-        raise failure
-
     async def _moved_on(self) -> bool:
         """Whether the committee is in a later epoch, unless that was asked a moment ago."""
         recent = time.monotonic() - self._refreshed < REFRESH_PAUSE_SECONDS
         return not recent and await self.refresh()
 
-    async def _agreed(self, ask: Callable[[int], Awaitable[bytes]]) -> bytes:
-        """The first answer (or refusal) that f+1 replicas give alike; of the next committee when this one is gone."""
+    async def _agreed(self, path: str) -> bytes:
+        """The first answer that f+1 replicas give alike, of the next committee when this one is gone; Missing when f+1
+        say so."""
         await self._follow_hint()
         try:
-            return await self._agreed_once(ask)
+            return await self._agreed_once(path)
         except Unavailable as error:
             if isinstance(error, Missing) or not await self._moved_on():
                 raise
-        return await self._agreed_once(ask)
+        return await self._agreed_once(path)
 
-    async def _agreed_once(self, ask: Callable[[int], Awaitable[bytes]]) -> bytes:
+    async def _agreed_once(self, path: str) -> bytes:
         asked = self.federation
         enough = asked.faulty + 1
-        running = [asyncio.ensure_future(ask(index)) for index in range(len(asked.replicas))]
+        running = [asyncio.ensure_future(self._call(index, "GET", path)) for index in range(len(asked.replicas))]
         answers: Counter[bytes] = Counter()
-        refusals: Counter[type[KoinonError]] = Counter()
+        missing = 0
         reasons: list[str] = []
         try:
             for future in asyncio.as_completed(running):
@@ -240,9 +237,8 @@ class Asker:
                     answer = await future
                 except KoinonError as error:
                     reasons.append(error.message)
-                    refusals[type(error)] += 1
-                    agreed = refusals[type(error)] >= enough and isinstance(error, Replayed | UnknownSigner | Missing)
-                    if agreed and self.federation is asked:  # else who is who may have changed under the answers
+                    missing += isinstance(error, Missing)
+                    if missing >= enough and self.federation is asked:  # else they may have spoken of another epoch
                         raise
                     continue
                 answers[answer] += 1
@@ -250,12 +246,26 @@ class Asker:
                     return answer
         finally:
             for task in running:
-                task.cancel()
+                self._leave(task)
         raise Unavailable(
             f"no {enough} of {len(running)} replicas agree ({len(answers)} different answers)"
             + (f": {'; '.join(reasons)}" if reasons else ""),
             hint="look at: koinon replicas",
         )
+
+    def _leave(self, task: asyncio.Future[bytes]) -> None:
+        """Nobody waits for this answer. It is read all the same, where not too many are: to cancel it would cost its
+        connection, and the next question a new one."""
+        if len(self._late) >= LATE_MAX:
+            task.cancel()
+        elif not task.done():
+            self._late.add(task)
+            task.add_done_callback(self._read_late)
+
+    def _read_late(self, task: asyncio.Future[bytes]) -> None:
+        self._late.discard(task)
+        if not task.cancelled():
+            task.exception()
 
     async def _call(
         self,
@@ -281,13 +291,11 @@ class Asker:
                 allow_redirects=False,  # a replica must not send its askers elsewhere
                 **extra,  # type: ignore[arg-type]
             ) as response:
-                self._later |= _epoch_said(response.headers.get(EPOCH_HEADER, "")) > self.federation.epoch
+                self._hear_of(_epoch_said(response.headers.get(EPOCH_HEADER, "")))
                 content = await read_answer(response, bytes_max=BODY_BYTES_MAX)
                 status = response.status
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise Unavailable(f"{where}: {distrusted(error)}") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(f"{where} does not answer ({_why(error)})") from None
+            raise silent(where, error) from None
         if status != 200:
             raise_refusal(status, content, where)
         return content
@@ -304,10 +312,13 @@ class Asker:
             raise UnknownSigner(f"replica {index} signed with a key that is not the committee's")
 
 
-def _why(error: BaseException) -> str:
-    """ "Connection refused" and the like, where the system says so."""
+def silent(where: str, error: BaseException) -> Unavailable:
+    """That a connection to `where` failed, with the system's reason ("Connection refused") if it gives one."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return Unavailable(f"{where}: {distrusted(error)}")
     number = getattr(getattr(error, "os_error", error), "errno", None)
-    return os.strerror(number) if isinstance(number, int) and number > 0 else type(error).__name__
+    why = os.strerror(number) if isinstance(number, int) and number > 0 else type(error).__name__
+    return Unavailable(f"{where} does not answer ({why})")
 
 
 def _epoch_said(text: str) -> int:

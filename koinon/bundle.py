@@ -35,7 +35,8 @@ def unbundle(frame: bytes, *, bytes_max: int) -> tuple[bytes, ...]:
 class Outbox:
     """What waits to be sent over one connection, bounded in messages and bytes; the oldest gives way."""
 
-    def __init__(self, *, messages_max: int, bytes_max: int) -> None:
+    def __init__(self, *, messages_max: int, bytes_max: int, bundle_bytes: int = BUNDLE_BYTES) -> None:
+        self._bundle_bytes = bundle_bytes
         self._messages_max = messages_max
         self._bytes_max = bytes_max
         self._queue: deque[bytes] = deque()
@@ -69,7 +70,7 @@ class Outbox:
             raise ConnectionError("the connection is given up")
         messages = [self._queue.popleft()]
         size = len(messages[0])
-        while self._queue and len(messages) < BUNDLE_MESSAGES_MAX and size + len(self._queue[0]) <= BUNDLE_BYTES:
+        while self._queue and len(messages) < BUNDLE_MESSAGES_MAX and size + len(self._queue[0]) <= self._bundle_bytes:
             messages.append(self._queue.popleft())
             size += len(messages[-1])
         self._size -= size

@@ -1,15 +1,14 @@
 """How every party talks to the committee: operations, questions, blobs and pieces.
 
 An answer that matters is believed only when f+1 replicas give the same one (Castro & Liskov 1999, section 4.1),
-when 2f+1 signed it, or when its digest proves it. A single replica is believed in nothing. `koinon.asking` has the
-transport, and follows the committee to its next epoch.
+when 2f+1 signed it, or when its digest proves it. A single replica is believed in nothing. Operations go over streams
+(`koinon.streams`), the rest are HTTP exchanges; `koinon.asking` follows the committee to its next epoch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -35,12 +34,10 @@ from koinon.wire import (
     Fault,
     Piece,
     Receipt,
-    Reply,
-    Request,
     RoundCertificate,
 )
 
-from .asking import Asker
+from .streams import Gateway
 
 BLOB_HEDGE_SECONDS = 2.0
 OVERTAKEN_MAX = 5
@@ -62,15 +59,19 @@ class Standing(msgspec.Struct, frozen=True):
     changing: bool = False
 
 
-class CommitteeClient(Asker):
-    """Use as an async context manager; `signer` may be None for reading."""
+class CommitteeClient(Gateway):
+    """One key's client. Use as an async context manager; `signer` may be None for reading."""
 
     def __init__(self, federation: FederationFile | Committees, signer: Signer | None = None) -> None:
         super().__init__(federation)
         self.signer = signer
-        self._last_number = 0
         self._speaking = asyncio.Lock()
         self._slow: set[int] = set()
+
+    @property
+    def first(self) -> int:
+        """All: whoever speaks for one key asks seldom, and the first f+1 to answer are quicker than any f+1."""
+        return self.count
 
     # --- ordered operations ----------------------------------------------------------------------------------
 
@@ -86,7 +87,7 @@ class CommitteeClient(Asker):
         async with self._speaking:
             for _ in range(OVERTAKEN_MAX):
                 try:
-                    return decode_outcome(await self._order(self._next_number(), content))
+                    return decode_outcome(await self.order(self._require_signer(), content))
                 except Overtaken:
                     continue
                 except Replayed as error:
@@ -94,33 +95,20 @@ class CommitteeClient(Asker):
                     raise Replayed(message, hint=REPLAYED_HINT) from None
         raise Overtaken("other requests of the same key keep overtaking this one", hint="one process for each key")
 
-    async def _order(self, number: int, operation: bytes) -> bytes:
-        """The agreed result. Asked again with the same number: what was executed before is answered, not repeated."""
-        body = seal(self._require_signer(), self._domain, Request(number=number, operation=operation))
-
-        async def ask(index: int) -> bytes:
-            raw = await self._call(index, "POST", "/v1/requests", body)
-            reply = authenticate(Reply, raw, self._domain)
-            self._require_replica(index, reply.sender)
-            if reply.message.number != number or reply.message.client != self._require_signer().address:
-                raise RemoteError(f"replica {index} answered another request")
-            return reply.message.result
-
-        return await self._insist(lambda: self._agreed(ask))
-
-    def _next_number(self) -> int:
-        self._last_number = max(self._last_number + 1, time.time_ns() // 1000)
-        return self._last_number
-
     # --- questions -------------------------------------------------------------------------------------------
 
     async def task(self, task: bytes, *, rounds: int = 2) -> Task:
         """A task with its last `rounds` rounds, as f+1 replicas agree; Unavailable if it does not exist."""
         return await self.watch_task(task, after=-1, wait_ms=0, rounds=rounds)
 
-    async def watch_task(self, task: bytes, *, after: int, wait_ms: int = 10_000, rounds: int = 2) -> Task:
-        """As `task`, but waits up to `wait_ms` for a version above `after`."""
-        path = f"/v1/tasks/{task.hex()}?after={after}&wait_ms={wait_ms}&rounds={rounds}"
+    async def watch_task(
+        self, task: bytes, *, after: int = -1, stage: str = "", wait_ms: int = 10_000, rounds: int = 2
+    ) -> Task:
+        """As `task`, but waits up to `wait_ms` for a version above `after` and for another `Task.stage` than `stage`.
+
+        Every update is a new version: who only wants to know when a round opens or is over waits for a stage.
+        """
+        path = f"/v1/tasks/{task.hex()}?after={after}&stage={stage}&wait_ms={wait_ms}&rounds={rounds}"
         found = _agreed_record(await self._ask(path), Task)
         _require_named(task, found)
         return found

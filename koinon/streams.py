@@ -1,13 +1,13 @@
-"""Ordered operations over one lasting connection to each replica: for who speaks for many keys, or asks often.
+"""Ordered operations over one lasting connection to each replica.
 
 A frame is a bundle (`koinon.bundle`) of asked requests (tag u32 | sealed `Request`) one way, and of `Answer`s the
 other. An HTTP exchange costs both ends ten times what its signatures cost; here many share one system call. What a
 replica has to say at one time it signs once (`Replies`).
 
-A result is believed when f+1 replicas signed it (Castro & Liskov 1999, section 4.1). So f+1 are asked first, the
-primary among them, and the others only when these fail, disagree, or take HEDGE_SECONDS: an honest answer never
-depends on the first ones, and the usual one costs half the signatures. Where answers usually take longer, the others
-are asked later in proportion: asking all must not be what a busy committee gets.
+A result is believed when f+1 replicas signed it (Castro & Liskov 1999, section 4.1). So who asks for many keys asks
+f+1 first, the primary among them, and the others only when these fail, disagree, or take HEDGE_SECONDS: an honest
+answer never depends on the first ones, and the usual one costs half the signatures. Where answers usually take longer,
+the others are asked later in proportion: asking all must not be what a busy committee gets.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Annotated, Self
 import aiohttp
 from msgspec import Meta
 
-from .asking import Asker
+from .asking import Asker, silent
 from .bundle import BUNDLE_BYTES, BUNDLE_OVERHEAD_BYTES, Outbox, unbundle
 from .committees import Committees
 from .config import FederationFile
@@ -37,6 +37,9 @@ from .wire import REPLIES_MAX, Replies, Reply, Request
 
 OK = 200
 HEARTBEAT_SECONDS = 10.0
+ASKED_BYTES = 128 << 10
+"""About the most in one frame of a client: a replica keeps room for one frame of each of its streams."""
+ASKED_BYTES_MAX = ASKED_BYTES + BUNDLE_OVERHEAD_BYTES
 FRAME_BYTES_MAX = BUNDLE_BYTES + BUNDLE_OVERHEAD_BYTES
 OUTBOX_BYTES_MAX = 64 << 20
 OUTBOX_MESSAGES_MAX = 16_384
@@ -45,17 +48,21 @@ HEDGE_SECONDS = 0.2
 HEDGE_SECONDS_MAX = 3.0
 HEDGE_TIMES = 4
 ORDER_SECONDS_MAX = 30.0
+ORDER_ATTEMPTS_MAX = 5
+ORDER_PAUSE_SECONDS = 0.2
+"""Doubled each time: enough in all for a handover to the next committee."""
 
 _TAG = struct.Struct(">I")
 
 
 class Answer(Message, frozen=True):
     """A replica's answer to the requests that were asked with `tags`: sealed `Replies`, one for each tag in turn, if
-    `status` is OK, else a `Refusal` of all of them."""
+    `status` is OK, else a `Refusal` of all of them. `epoch` is the replica's, a hint and no more."""
 
     tags: Annotated[tuple[U32, ...], Meta(min_length=1, max_length=REPLIES_MAX)]
     status: Annotated[int, Meta(ge=100, lt=600)]
     body: bytes
+    epoch: U32
 
 
 Said = Reply | KoinonError
@@ -64,7 +71,7 @@ Answered = Callable[[Said], None]
 
 def read_asked(frame: bytes) -> list[tuple[int, bytes]]:
     """(tag, sealed request) of each in a client's frame; Malformed and its kinds."""
-    parts = unbundle(frame, bytes_max=FRAME_BYTES_MAX)
+    parts = unbundle(frame, bytes_max=ASKED_BYTES_MAX)
     if any(len(part) < _TAG.size for part in parts):
         raise Malformed("a part of a frame that is too short for its tag")
     return [(_TAG.unpack_from(part)[0], part[_TAG.size :]) for part in parts]
@@ -78,17 +85,24 @@ def read_answers(frame: bytes) -> list[Answer]:
 class Stream:
     """A connection to one replica, made when it is needed and again when it broke.
 
-    `verify(body)` gives the replies in what should be sealed `Replies` of that replica, or raises a KoinonError.
+    `verify(body)` gives the replies in what should be sealed `Replies` of that replica, or raises a KoinonError;
+    `hint(epoch)` is told which epoch the replica says it is in.
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, name: str, url: str, verify: Callable[[bytes], Sequence[Reply]]
+        self,
+        session: aiohttp.ClientSession,
+        name: str,
+        url: str,
+        verify: Callable[[bytes], Sequence[Reply]],
+        hint: Callable[[int], None],
     ) -> None:
         self._session = session
         self._name = name
         self._url = url + "/v1/stream"
         self._verify = verify
-        self._outbox = Outbox(messages_max=OUTBOX_MESSAGES_MAX, bytes_max=OUTBOX_BYTES_MAX)
+        self._hint = hint
+        self._outbox = _outbox()
         self._asked: dict[int, Answered] = {}
         self._tag = 0
         self._task: asyncio.Task[None] | None = None
@@ -108,6 +122,7 @@ class Stream:
 
     async def _carry(self) -> None:
         """One connection from beginning to end; whoever waits then is told that it failed."""
+        failure = Unavailable(f"{self._name} closed the stream")
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 socket = await self._session.ws_connect(
@@ -119,14 +134,18 @@ class Stream:
                     await self._read(socket)
                 finally:
                     writer.cancel()
-        except (aiohttp.ClientError, OSError, TimeoutError, RemoteError):
-            pass
+        except aiohttp.WSServerHandshakeError as error:
+            failure = Unavailable(f"{self._name} refuses the stream (HTTP {error.status})")
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            failure = silent(self._name, error)
+        except RemoteError as error:
+            failure = Unavailable(f"{self._name}: {error.message}")
         finally:
             self._task = None
-            self._outbox = Outbox(messages_max=OUTBOX_MESSAGES_MAX, bytes_max=OUTBOX_BYTES_MAX)
+            self._outbox = _outbox()
             asked, self._asked = self._asked, {}
             for answered in asked.values():
-                answered(Unavailable(f"{self._name} does not answer"))
+                answered(failure)
 
     async def _write(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         try:
@@ -138,6 +157,7 @@ class Stream:
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         while (message := await socket.receive()).type == aiohttp.WSMsgType.BINARY:
             for answer in read_answers(message.data):
+                self._hint(answer.epoch)
                 for tag, said in zip(answer.tags, self._said(answer), strict=True):
                     answered = self._asked.pop(tag, None)
                     if answered is not None:
@@ -154,6 +174,10 @@ class Stream:
             return replies
         except KoinonError as error:
             return [error.with_traceback(None)] * len(answer.tags)
+
+
+def _outbox() -> Outbox:
+    return Outbox(messages_max=OUTBOX_MESSAGES_MAX, bytes_max=OUTBOX_BYTES_MAX, bundle_bytes=ASKED_BYTES)
 
 
 class Gateway(Asker):
@@ -194,7 +218,9 @@ class Gateway(Asker):
             if self.connected is asked or self._session is None:
                 return
             self._streams = [
-                Stream(self._session, f"replica {index}", replica.url, partial(self._verify, asked, index))
+                Stream(
+                    self._session, f"replica {index}", replica.url, partial(self._verify, asked, index), self._hear_of
+                )
                 for index, replica in enumerate(asked.replicas)
             ]
             self.connected, self.view = asked, 0
@@ -207,19 +233,35 @@ class Gateway(Asker):
         Raises Unavailable when they don't in time, and what f+1 of them refuse it with. One at a time for each key:
         of two at once, the later number may overtake the earlier one (Overtaken).
         """
+        number = self._next_number()
+        failure: KoinonError = Unavailable("not tried")
+        for attempt in range(ORDER_ATTEMPTS_MAX):
+            try:  # with the same number: what was executed before is answered, not repeated
+                return await self._order(signer, number, operation)
+            except Unavailable as error:
+                failure = error
+                await asyncio.sleep(ORDER_PAUSE_SECONDS * 2**attempt)
+        raise failure
+
+    def _next_number(self) -> int:
         self._number = max(self._number + 1, time.time_ns() // 1000)
-        number = self._number
-        return await self._insist(lambda: self._order(signer, number, operation))
+        return self._number
 
     async def _order(self, signer: Signer, number: int, operation: bytes) -> bytes:
-        asked = self.connected
+        await self._follow_hint()
+        await self._connect()
         try:
             return await _Question(self, signer, number, operation).result
         except (Unavailable, UnknownSigner):
-            if not await self._moved_on() and self.federation is asked:
+            if not await self._moved_on() and self.federation is self.connected:
                 raise
         await self._connect()
         return await _Question(self, signer, number, operation).result
+
+    @property
+    def first(self) -> int:
+        """How many are asked before anybody is waited for."""
+        return self.enough
 
     @property
     def patience_s(self) -> float:
@@ -262,6 +304,7 @@ class _Question:
         self._request = gateway.seal(signer, number, operation)
         self._results: Counter[bytes] = Counter()
         self._refusals: Counter[type[KoinonError]] = Counter()
+        self._reasons: list[str] = []
         self._views: list[int] = []
         self._open = 0
         self._enough = gateway.enough
@@ -271,7 +314,7 @@ class _Question:
         self.result: asyncio.Future[bytes] = loop.create_future()
         self._timer = loop.call_later(gateway.patience_s, self._ask_the_rest)
         self.result.add_done_callback(lambda _: self._timer.cancel())
-        self._ask(self._enough)
+        self._ask(gateway.first)
 
     def _ask(self, count: int) -> None:
         if self._gateway.connected is not self._committee:
@@ -288,7 +331,9 @@ class _Question:
 
     def _give_up(self) -> None:
         if not self.result.done():
-            self.result.set_exception(Unavailable("no f+1 replicas answered alike in time", hint="send it again"))
+            many = f"no {self._enough} of {self._gateway.count} replicas agree ({len(self._results)} different answers)"
+            reasons = "".join(f"; {reason}" for reason in self._reasons)
+            self.result.set_exception(Unavailable(many + reasons, hint="look at: koinon replicas"))
 
     def _hear(self, index: int, said: Said) -> None:
         if self.result.done():
@@ -304,6 +349,7 @@ class _Question:
             self._ask(len(self._rest)) if self._rest else self._give_up()
 
     def _refused(self, error: KoinonError) -> None:
+        self._reasons.append(error.message)
         self._refusals[type(error)] += 1
         if self._refusals[type(error)] >= self._enough and isinstance(error, Replayed | UnknownSigner):
             self.result.set_exception(error)

@@ -43,6 +43,7 @@ from .submissions import Submissions
 from .trust import require_certified
 
 WATCH_MS = 10_000
+NOTHING = (-1, "")
 ROUNDS_WATCHED = 3
 """A node that was away measures the models of the last rounds only."""
 MEASURE_TRIES_MAX = 3
@@ -82,25 +83,26 @@ class Follower:
         self._given_up: set[int] = set()
         self._masked: set[tuple[int, str]] = set()
         self._tries: dict[int, int] = {}
-        self._version = -1
+        self._seen = NOTHING
 
     async def run(self) -> None:
         """Until the task is over. RemoteError and LedgerError when the committee or the chain fails."""
         while True:
+            version, stage = self._seen
             task = await self._committee.watch_task(
-                self.identity, after=self._version, wait_ms=WATCH_MS, rounds=ROUNDS_WATCHED
+                self.identity, after=version, stage=stage, wait_ms=WATCH_MS, rounds=ROUNDS_WATCHED
             )
             self._owner.fire(Event.FOUND)
-            self._version = task.version
+            self._seen = task.version, task.stage
             current = task.current()
             if current is not None:
                 self._discard_before(task, current.number)
             if task.status == "active" and current is not None and await self._mask(task, current):
-                self._version = -1
+                self._seen = NOTHING
                 continue
             if task.status == "active" and current is not None and self._is_open_to_me(current):
                 await self._take_part(task, current)
-                self._version = -1  # look again at once: the round may be over by now
+                self._seen = NOTHING  # look again at once: the round may be over by now
                 continue
             waiting = [round_ for round_ in task.rounds if self._is_mine_to_measure(round_)]
             for round_ in waiting:
@@ -109,7 +111,7 @@ class Follower:
                 self._discard_before(task, 2**32)
                 return
             if waiting:
-                self._version = -1
+                self._seen = NOTHING
                 if any(self._is_mine_to_measure(round_) for round_ in waiting):
                     await asyncio.sleep(PAUSE_SECONDS)
 

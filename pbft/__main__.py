@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -82,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = parser.parse_args(arguments)
         configure_logging(_level(options.home))
+        _allow_connections()
         _runner(serve(options.home))
     except KoinonError as error:
         return _failed(error)
@@ -104,6 +106,15 @@ def _level(home: Path) -> str:
             f"{home}/config.toml: no log level is called {level!r}", hint="debug, info, warning, error or critical"
         )
     return level
+
+
+def _allow_connections() -> None:
+    """As many open files as the system allows: each party has some connections, and the usual 1,024 do not last."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _runner(work: Coroutine[Any, Any, None]) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from typing import Any
 
 import msgspec
@@ -67,6 +67,9 @@ BODY_SECONDS_MAX = 240.0
 WATCH_MS_MAX = 30_000
 WATCHERS_MAX = 4096
 WATCHERS_PER_CLIENT_MAX = 512
+SHOWN_MAX = 64
+TELL_SECONDS = 0.002
+"""What turns execute within it is told together."""
 COLLECT_SECONDS = 600.0
 EPOCH_POLL_SECONDS = 3.0
 """How often a replica without a quorum of links asks its peers whether they are in a later epoch."""
@@ -130,11 +133,13 @@ class ReplicaServer:
         )
         self._overtaken = asyncio.Event()
         self.peers = Peers(self.federation, index, signer, self.engine.hear, self._overtaken.set)
-        self.streams = Streams(self.engine.ask, self.replica.seal)
+        self.streams = Streams(epoch, self.engine.ask, self.replica.seal)
         self.chain = ChainCheck(known.given)
         self.address: tuple[str, int] | None = None
         self._watchers = Shares("long polls", all_max=WATCHERS_MAX, each_max=WATCHERS_PER_CLIENT_MAX)
-        self._shown = (-1, b"")
+        self._shown: dict[Hashable, bytes] = {}
+        self._shown_at = -1
+        self._telling = False
         self._budget = Budget(BODIES_BYTES_MAX, sender_bytes_max=BODIES_BYTES_MAX // 4)
         self._runner: web.AppRunner | None = None
         self._helpers: dict[str, asyncio.Task[None]] = {}
@@ -251,6 +256,13 @@ class ReplicaServer:
         replica.verifier.checkpoint(certificate)
 
     def _changed(self) -> None:
+        """Something was executed: tell who waits for that, after those whose request it was."""
+        if not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = False
         self.changes.notify()
         if self.custody.finished():
             self._help("erase", self.custody.forget_finished())
@@ -300,12 +312,17 @@ class ReplicaServer:
         return answer(self.replica.seal(await self.engine.ask(body)))
 
     async def _tasks(self, _: web.Request) -> web.Response:
-        """All tasks; made once for each state, since anybody may ask."""
-        executed = self.replica.executed
-        if self._shown[0] != executed:
-            tasks = {identity: _last_rounds(task, 1) for identity, task in self.law.state.tasks.items()}
-            self._shown = (executed, encode(tasks))
-        return answer(self._shown[1])
+        """All tasks."""
+        tasks = self.law.state.tasks
+        return self._show("tasks", lambda: {identity: _last_rounds(task, 1) for identity, task in tasks.items()})
+
+    def _show(self, what: Hashable, make: Callable[[], object]) -> web.Response:
+        """`make()`, encoded once for each state: anybody may ask, and who waits for a change asks with all others."""
+        if self._shown_at != self.replica.executed or len(self._shown) >= SHOWN_MAX:
+            self._shown_at, self._shown = self.replica.executed, {}
+        if what not in self._shown:
+            self._shown[what] = encode(make())
+        return answer(self._shown[what])
 
     async def _task(self, request: web.Request) -> web.Response:
         identity = digest(request.match_info["task"])
@@ -314,11 +331,17 @@ class ReplicaServer:
             number(request, "wait_ms", 0),
             number(request, "rounds", 0),
         )
+        stage = request.query.get("stage", "")
         seconds = min(wait_ms, WATCH_MS_MAX) / 1000
-        if seconds and self._find_task(identity).version <= after:
+
+        def moved() -> bool:
+            task = self._find_task(identity)
+            return task.version > after and task.stage != stage
+
+        if seconds and not moved():
             with self._watchers.hold(client_of(request.remote)):
-                await self.changes.until(lambda: self._find_task(identity).version > after, seconds)
-        return answer(_last_rounds(self._find_task(identity), rounds))
+                await self.changes.until(moved, seconds)
+        return self._show((identity, rounds), lambda: _last_rounds(self._find_task(identity), rounds))
 
     def _find_task(self, identity: bytes) -> Task:
         task = self.law.state.tasks.get(identity)

@@ -1,4 +1,4 @@
-"""Clients' streams: many ordered operations over one WebSocket, for whoever speaks for many keys or asks often.
+"""Clients' streams: ordered operations over one lasting WebSocket.
 
 `GET /v1/stream`. A frame brings requests, each with a tag that its sender chose; answers carry that tag and come when
 they are ready (`koinon.streams`). The replies that one turn has for one stream are signed together, at most REPLIES_MAX
@@ -17,13 +17,13 @@ from koinon.bundle import Outbox
 from koinon.encoding import encode
 from koinon.errors import KoinonError, Malformed
 from koinon.service import refusal
-from koinon.streams import FRAME_BYTES_MAX, HEARTBEAT_SECONDS, OK, Answer, read_asked
+from koinon.streams import ASKED_BYTES_MAX, HEARTBEAT_SECONDS, OK, Answer, read_asked
 from koinon.wire import REPLIES_MAX, Replies, Reply
 
 from .waiting import Shares, client_of
 
-STREAMS_MAX = 256
-STREAMS_PER_CLIENT_MAX = 32
+STREAMS_MAX = 4096
+STREAMS_PER_CLIENT_MAX = 512
 STREAM_REQUESTS_MAX = 2048
 ANSWERS_BYTES_MAX = 4 << 20
 """A client that doesn't read its answers loses the oldest; it can ask again."""
@@ -35,9 +35,10 @@ Seal = Callable[[Replies], bytes]
 
 
 class Streams:
-    """All streams of one replica; `ask(request)` is `Engine.ask`, `seal(replies)` is `Replica.seal`."""
+    """All streams of one replica in `epoch`; `ask(request)` is `Engine.ask`, `seal(replies)` is `Replica.seal`."""
 
-    def __init__(self, ask: Ask, seal: Seal) -> None:
+    def __init__(self, epoch: int, ask: Ask, seal: Seal) -> None:
+        self._epoch = epoch
         self._ask = ask
         self._seal = seal
         self._open: set[web.WebSocketResponse] = set()
@@ -50,11 +51,11 @@ class Streams:
     async def accept(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/stream`: serve until the client leaves."""
         with self._places.hold(client_of(request.remote)):
-            socket = web.WebSocketResponse(max_msg_size=FRAME_BYTES_MAX, heartbeat=HEARTBEAT_SECONDS, compress=False)
+            socket = web.WebSocketResponse(max_msg_size=ASKED_BYTES_MAX, heartbeat=HEARTBEAT_SECONDS, compress=False)
             await socket.prepare(request)
             self._open.add(socket)
             try:
-                await _Stream(socket, self._ask, self._seal).serve()
+                await _Stream(socket, self._epoch, self._ask, self._seal).serve()
             finally:
                 self._open.discard(socket)
         return socket
@@ -63,8 +64,9 @@ class Streams:
 class _Stream:
     """One connection."""
 
-    def __init__(self, socket: web.WebSocketResponse, ask: Ask, seal: Seal) -> None:
+    def __init__(self, socket: web.WebSocketResponse, epoch: int, ask: Ask, seal: Seal) -> None:
         self._socket = socket
+        self._epoch = epoch
         self._ask = ask
         self._seal = seal
         self._outbox = Outbox(messages_max=2 * STREAM_REQUESTS_MAX, bytes_max=ANSWERS_BYTES_MAX)
@@ -121,7 +123,7 @@ class _Stream:
 
     def _refuse(self, tag: int, error: KoinonError) -> None:
         status, body = refusal("pbft", error, "/v1/stream")
-        self._outbox.put(encode(Answer(tags=(tag,), status=status, body=body)))
+        self._outbox.put(encode(Answer(tags=(tag,), status=status, body=body, epoch=self._epoch)))
 
     def _sign(self) -> None:
         """Sign and queue the replies that are ready."""
@@ -133,7 +135,8 @@ class _Stream:
                 count += 1
             some, ready = ready[:count], ready[count:]
             body = self._seal(Replies(replies=tuple(reply for _, reply in some)))
-            self._outbox.put(encode(Answer(tags=tuple(tag for tag, _ in some), status=OK, body=body)))
+            tags = tuple(tag for tag, _ in some)
+            self._outbox.put(encode(Answer(tags=tags, status=OK, body=body, epoch=self._epoch)))
 
     async def _write(self) -> None:
         try:

@@ -2,9 +2,10 @@
 
     with LocalFederation(folder) as federation: ...
 
-`folder` gets `federation/` (what koinon-provision makes), `chain/` and `logs/*.log`. Every process is a session of its
-own, so that Ctrl-C reaches only the runner, which then stops them: SIGTERM, and SIGKILL by process id to what is left
-after STOP_SECONDS. Nothing else is ever signalled. On Linux a child dies with the runner, whatever kills that one.
+`folder` gets `federation/` (what koinon-provision makes), `chain/` and `logs/*.log`. Every process is a process
+group of its own, so that Ctrl-C reaches only the runner, which then stops them: SIGTERM, and SIGKILL by process id to
+what is left after STOP_SECONDS. Nothing else is ever signalled. On Linux a child dies with the runner, whatever kills
+that one. Nodes have a lower priority than the rest: elsewhere they train on machines of their own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -37,6 +39,7 @@ PROVISION_SECONDS = 300.0
 STOP_SECONDS = 10.0
 COMMAND_SECONDS = 120.0
 POLL_SECONDS = 0.1
+NODE_NICENESS = 10
 LOG_TAIL_LINES = 15
 
 Say = Callable[[str], None]
@@ -170,8 +173,8 @@ class LocalFederation:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            process_group=0,
+            preexec_fn=partial(_prepare, NODE_NICENESS if name in self.nodes else 0),
         )
 
     def wait_ready(self, parties: Iterable[str]) -> None:
@@ -317,10 +320,12 @@ def _rpc_answers(rpc: str) -> bool:
         return False
 
 
-def _die_with_parent() -> None:
-    """In the child, before exec: SIGTERM when the runner dies (prctl PR_SET_PDEATHSIG)."""
-    with contextlib.suppress(OSError, AttributeError):
-        _LIBC.prctl(1, signal.SIGTERM)
+def _prepare(niceness: int) -> None:
+    """In the child, before exec: its priority, and SIGTERM when the runner dies (prctl PR_SET_PDEATHSIG)."""
+    os.nice(niceness)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            _LIBC.prctl(1, signal.SIGTERM)
 
 
 if sys.platform == "linux":

@@ -16,6 +16,7 @@ import msgspec
 from koinon.encoding import U8, U32, U63, Address, Digest, Signature
 from koinon.epochs import Seat
 from koinon.merkle import reward_leaf, root, update_leaf
+from koinon.privacy.masking import threshold
 from koinon.wire import Admission, MaskAnnouncement, MaskReveal, RoundCertificate, SignedReceipt
 
 from .operations import TaskSpec
@@ -168,6 +169,16 @@ class Task(Record):
     def current(self) -> Round | None:
         """The newest round, whatever its phase."""
         return self.rounds[-1] if self.rounds else None
+
+    @property
+    def stage(self) -> str:
+        """Where the task stands, without who did his part so far: changes a few times a round, however many nodes take
+        part, and whenever all of them may have something to do."""
+        last = self.current()
+        if last is None:
+            return self.status
+        agreed = ".agreed" if len(last.confirmed) >= threshold(len(last.cohort)) else ""
+        return f"{self.status}.{last.number}.{last.phase}{agreed}"
 
     def remembers(self, number: int) -> bool:
         """Whether a round is recent enough to be kept in the state."""

@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from msgspec.structs import replace
 
+from koinon.asking import LATE_MAX
 from koinon.client import CommitteeClient
 from koinon.config import FederationFile
 from koinon.encoding import encode, keccak
@@ -18,7 +19,7 @@ from koinon.epochs import Seat
 from koinon.errors import Malformed, RemoteError, Unavailable
 from koinon.service import raise_refusal
 from koinon.signing import seal
-from koinon.wire import Refusal, Reply
+from koinon.wire import Refusal
 from scripts._committee import standings, with_fresh_keys
 from tests.unit.test_epochs import DOMAIN, FIRST, federation, key, seats
 
@@ -157,24 +158,41 @@ def test_a_replica_that_copies_anothers_new_key_stops_no_change() -> None:
     asyncio.run(scenario())
 
 
-def test_answers_of_a_committee_that_was_left_meanwhile_are_no_refusals() -> None:
-    """Replica 0 leaves and the others move up: what they signed at their old places is asked for again."""
+def test_an_answer_that_nobody_waits_for_costs_no_connection() -> None:
+    """Two replicas are slow each time; their answers are read late, and the next questions go the same ways."""
 
     async def scenario() -> None:
-        client: CommitteeClient
+        connections = set()
 
         def replying(index: int) -> Handler:
             async def handler(request: web.Request) -> web.Response:
-                file = client.federation
-                if file.epoch == 0:  # somebody else who uses this client follows the committee just now
-                    client.committees._epochs.append(replace(file, epoch=1, replicas=file.replicas[1:]))
-                reply = Reply(view=0, client=key(9).address, number=7, result=b"done")
-                return web.Response(body=seal(key(index), DOMAIN, reply))
+                connections.add((index, request.transport))
+                await asyncio.sleep(0.05 * (index > 1))
+                return web.Response(body=encode({}))
 
             return handler
 
-        async with committee(*map(replying, range(4))) as file, CommitteeClient(file, key(9)) as made:
-            client = made
-            assert await client._order(7, b"work") == b"done"
+        async with committee(*map(replying, range(4))) as file, CommitteeClient(file) as client:
+            for _ in range(5):
+                assert await client.refusals() == {}
+                assert len(client._late) <= LATE_MAX
+                await asyncio.sleep(0.1)
+            assert not client._late
+        assert len(connections) == 4
+
+    asyncio.run(scenario())
+
+
+def test_replicas_that_never_answer_pile_up_no_questions() -> None:
+    async def scenario() -> None:
+        async def silent(_: web.Request) -> web.Response:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        honest = saying(encode({}))
+        async with committee(silent, silent, honest, honest) as file, CommitteeClient(file) as client:
+            for _ in range(LATE_MAX):
+                await client.refusals()
+            assert len(client._late) == LATE_MAX
 
     asyncio.run(scenario())

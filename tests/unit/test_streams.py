@@ -10,10 +10,12 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from koinon.bundle import bundle
+from koinon.client import CommitteeClient
 from koinon.encoding import encode
 from koinon.errors import Replayed, Unavailable
+from koinon.rounds.operations import Outcome, StopTask
 from koinon.signing import Signer, authenticate, seal
-from koinon.streams import OK, Answer, Gateway, read_asked
+from koinon.streams import HEDGE_SECONDS_MAX, OK, Answer, Gateway, read_asked
 from koinon.wire import REPLIES_MAX, Refusal, Replies, Reply, Request
 from tests.unit.test_asking import Handler, committee
 from tests.unit.test_epochs import DOMAIN, key
@@ -26,11 +28,11 @@ Says = Callable[[Signer, Asked], Sequence[bytes]]
 def signed(signer: Signer, asked: Asked, *, tags: Sequence[int] | None = None) -> bytes:
     """One answer to all of it."""
     body = seal(signer, DOMAIN, Replies(replies=tuple(reply for _, reply in asked)))
-    return encode(Answer(tags=tuple(tags or [tag for tag, _ in asked]), status=OK, body=body))
+    return encode(Answer(tags=tuple(tags or [tag for tag, _ in asked]), status=OK, body=body, epoch=0))
 
 
 def raw(asked: Asked, body: bytes, status: int = OK) -> bytes:
-    return encode(Answer(tags=tuple(tag for tag, _ in asked), status=status, body=body))
+    return encode(Answer(tags=tuple(tag for tag, _ in asked), status=status, body=body, epoch=0))
 
 
 def honest(signer: Signer, asked: Asked) -> Sequence[bytes]:
@@ -51,9 +53,9 @@ LIES: dict[str, Says] = {
     "no signature": lambda signer, asked: [raw(asked, encode(Replies(replies=(asked[0][1],))))],
     "no body": lambda signer, asked: [raw(asked, b"")],
     "a refusal of all": lambda signer, asked: [raw(asked, encode(Refusal(code="replayed", message="")), 409)],
-    "no status": lambda signer, asked: [encode(["Answer", [tag for tag, _ in asked], 0, b""])],
-    "no tags": lambda signer, asked: [encode(["Answer", [], OK, b""])],
-    "too many tags": lambda signer, asked: [encode(["Answer", [asked[0][0]] * (REPLIES_MAX + 1), OK, b""])],
+    "no status": lambda signer, asked: [encode(["Answer", [tag for tag, _ in asked], 0, b"", 0])],
+    "no tags": lambda signer, asked: [encode(["Answer", [], OK, b"", 0])],
+    "too many tags": lambda signer, asked: [encode(["Answer", [asked[0][0]] * (REPLIES_MAX + 1), OK, b"", 0])],
     "no answer": lambda signer, asked: [b"rubbish"],
     "one tag twice": lambda signer, asked: [signed(signer, [asked[0]] * 2), signed(signer, asked)],
     "tags of nobody": lambda signer, asked: [signed(signer, [(2**32 - 1, asked[0][1])]), signed(signer, asked)],
@@ -112,3 +114,76 @@ def test_answers_that_no_two_replicas_give_are_no_result() -> None:
 
     found = asyncio.run(results(own, own, own, own))
     assert all(isinstance(error, Unavailable) for error in found)
+
+
+DONE = Outcome(detail="done")
+
+
+def done(signer: Signer, asked: Asked) -> Sequence[bytes]:
+    return [signed(signer, [(tag, replace(reply, result=encode(DONE))) for tag, reply in asked])]
+
+
+def silent(signer: Signer, asked: Asked) -> Sequence[bytes]:
+    return [signed(signer, asked, tags=[2**32 - 1] * len(asked))]
+
+
+def test_a_client_of_one_key_asks_all_and_waits_for_the_quickest() -> None:
+    async def scenario() -> None:
+        handlers = [replica(index, says) for index, says in enumerate([silent, done, silent, done])]
+        async with committee(*handlers) as file, CommitteeClient(file, CLIENTS[0]) as client:
+            for _ in range(50):
+                client.answered(0, 10 * HEDGE_SECONDS_MAX)
+            assert client.patience_s == HEDGE_SECONDS_MAX
+            async with asyncio.timeout(HEDGE_SECONDS_MAX / 2):
+                assert await client.submit(StopTask(task=bytes(32))) == DONE
+
+    asyncio.run(scenario())
+
+
+def test_a_committee_that_is_left_while_it_is_asked_answers_for_itself() -> None:
+    """Replica 0 leaves and the others move up: what they signed at their old places still counts."""
+
+    async def scenario() -> None:
+        client: CommitteeClient
+
+        def leaving(signer: Signer, asked: Asked) -> Sequence[bytes]:
+            file = client.federation
+            if file.epoch == 0:  # somebody else who uses this client follows the committee just now
+                client.committees._epochs.append(replace(file, epoch=1, replicas=file.replicas[1:]))
+            return done(signer, asked)
+
+        async with (
+            committee(*(replica(index, leaving) for index in range(4))) as file,
+            CommitteeClient(file, CLIENTS[0]) as client,
+        ):
+            assert await client.submit(StopTask(task=bytes(32))) == DONE
+            assert client.federation.epoch == 1
+
+    asyncio.run(scenario())
+
+
+def test_who_gets_no_answer_is_told_what_each_replica_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuses(_: web.Request) -> web.StreamResponse:
+        raise web.HTTPServiceUnavailable
+
+    async def hangs_up(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        return socket
+
+    async def scenario() -> None:
+        handlers = [refuses, hangs_up, replica(2, silent), replica(3, LIES["no body"])]
+        async with committee(*handlers) as file:
+            gone = replace(file.replicas[2], url="http://127.0.0.1:1")
+            file = replace(file, replicas=(*file.replicas[:2], gone, file.replicas[3]))
+            async with CommitteeClient(file, CLIENTS[0]) as client:
+                await client.submit(StopTask(task=bytes(32)))
+
+    monkeypatch.setattr("koinon.streams.ORDER_ATTEMPTS_MAX", 1)
+    with pytest.raises(Unavailable) as caught:
+        asyncio.run(scenario())
+    said = caught.value.message
+    assert "replica 0 refuses the stream (HTTP 503)" in said
+    assert "replica 1 closed the stream" in said
+    assert "replica 2 does not answer (Connection refused)" in said
+    assert caught.value.hint == "look at: koinon replicas"

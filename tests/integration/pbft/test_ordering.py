@@ -110,7 +110,7 @@ def test_a_request_that_was_executed_is_not_sent_again_under_another_number(comm
             before = (await other.refusals()).get("unknown-task", 0)
             number = other._next_number()
             with pytest.raises(Rejected):
-                decode_outcome(await other._order(number, encode(nothing)))
+                decode_outcome(await other._order(signer, number, encode(nothing)))
             with pytest.raises(Rejected):
                 await other.submit(StopTask(task=secrets.token_bytes(32)))
             late.number = number

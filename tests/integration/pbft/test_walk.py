@@ -55,3 +55,28 @@ def test_a_watcher_is_told_of_a_change_when_it_happens(committee: Committee) -> 
         assert [round_.phase for round_ in after.rounds] == ["training"]
 
     asyncio.run(scenario())
+
+
+def test_who_waits_for_a_stage_sleeps_through_the_updates_of_others(committee: Committee) -> None:
+    async def scenario() -> None:
+        walk = Walk(committee, "shares")
+        await walk.enrol()
+        await walk.create()
+        number = await walk.open()
+        before = await walk.record()
+        async with committee.client() as client:
+            watching = asyncio.create_task(
+                client.watch_task(walk.task, after=before.version, stage=before.stage, wait_ms=30_000)
+            )
+            for seed, key in enumerate(walk.keys[:-1]):
+                await walk.submit(number, key, walk.values(seed))
+            await asyncio.sleep(0.3)
+            assert not watching.done()
+            await walk.submit(number, walk.keys[-1], walk.values(9))
+            async with asyncio.timeout(5):
+                after = await watching
+            assert after.stage == f"active.{number}.closed"
+            behind = await client.watch_task(walk.task, after=after.version, stage=before.stage, wait_ms=300)
+            assert behind.stage == after.stage
+
+    asyncio.run(scenario())

@@ -46,6 +46,33 @@ def test_two_rounds_complete_a_task_and_reward_each_accepted_node() -> None:
     assert world.record.model == keccak(b"model after\x02")
 
 
+def test_what_single_nodes_do_changes_a_tasks_version_and_seldom_its_stage() -> None:
+    world = World(rounds=2)
+    stages, versions = [world.record.stage], {world.record.version}
+
+    def look() -> None:
+        stages.extend([world.record.stage] * (world.record.stage != stages[-1]))
+        versions.add(world.record.version)
+
+    for number in (1, 2):
+        world.open(number)
+        look()
+        for node in NODES:
+            world.do(node, world.update(node, number))
+            look()
+        world.complete(number)
+        look()
+        for node in NODES:
+            world.do(node, world.evaluation(number))
+            look()
+    assert stages == [
+        "active",
+        *("active.1.training", "active.1.closed", "active.1.certified"),
+        *("active.2.training", "active.2.closed", "completed.2.certified"),
+    ]
+    assert len(versions) == 1 + 2 * (2 + 2 * len(NODES))
+
+
 def test_the_round_closes_by_itself_when_the_cohort_is_complete_and_fixes_the_root() -> None:
     world = World()
     world.open()

@@ -154,7 +154,9 @@ def test_accepted_nodes_reveal_once_and_the_board_is_dropped_with_the_certificat
     world.submit(*NODES)
     world.confirm(*NODES[:2])
     refused(world, NODES[0], world.reveal(NODES[0]))  # two of four say that this is the set
+    assert world.record.stage == "active.1.closed"
     world.confirm(NODES[2])
+    assert world.record.stage == "active.1.closed.agreed"
     for node in NODES:
         world.do(node, world.reveal(node))
     assert world.round.revealed == tuple(node.address for node in NODES)

@@ -112,7 +112,7 @@ soak: $(READY) ## Simulate committees in bad weather: SEEDS=1000000 FIRST=0, or 
 	$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST)) $(SOAK_ARGS)
 
 .PHONY: twins
-twins: $(READY) ## Every scenario of a duplicated replica (an hour of CPU): TWINS_ARGS="--family views --first 0 --count 1000"
+twins: $(READY) ## Every scenario of a duplicated replica (90 minutes of CPU): TWINS_ARGS="--family views --first 0 --count 1000"
 	$(BIN)/python -m tests.simulation.twins $(TWINS_ARGS)
 
 .PHONY: chaos

@@ -6,7 +6,7 @@ import pytest
 
 from tests.simulation.twins import Scenario, Twins, partitions, play, run, scenario, size
 
-SLICE = {"views": 600, "phases": 900, "sampled": 150}
+SLICE = {"views": 600, "groups": 600, "phases": 900, "sampled": 150}
 PARTS = 3
 
 
@@ -21,13 +21,16 @@ def test_twins_split_no_committee_and_stop_none(family: str, part: int) -> None:
     assert total["equivocations"] > 0, "no twin contradicted the other: they were not twins"
 
 
-def test_the_families_hold_every_partition_in_two_groups_up_to_the_twins_symmetry() -> None:
+def test_the_families_hold_every_partition_up_to_the_twins_symmetry() -> None:
     assert len(partitions(5, 2)) == 16
     assert len(partitions(5, 5)) == 52  # Bell's number
     assert size("views") == 4 * (16**4 + 8**4) // 2  # 8 of 16 partitions do not change when the instances swap
-    some = {scenario("views", number) for number in range(2_000)}
-    assert len({(one.twins, one.views) for one in some}) == 2_000
-    assert {one.twins for one in some} == {(0,), (1,), (2,), (3,)}
+    assert len(partitions(5, 3)) == 41
+    assert size("groups") == 4 * (41**3 + 15**3) // 2
+    for family in ("views", "groups"):
+        some = {scenario(family, number) for number in range(2_000)}
+        assert len({(one.twins, one.views) for one in some}) == 2_000
+        assert {one.twins for one in some} == {(0,), (1,), (2,), (3,)}
 
 
 def test_the_instances_of_a_twin_do_not_know_of_each_other() -> None:

@@ -8,6 +8,7 @@ messages pass only within a group. Then all is connected, and everything must be
 
 Families of scenarios, each an enumeration that `scenario(number)` can enter anywhere:
 - `views`: n = 4, each replica as the twin, four views, every partition into at most two groups in each view;
+- `groups`: the same with three views and at most three groups (among more there is no quorum);
 - `phases`: the same, but three of the partitions are those of the phases of the first view (pre-prepare, prepare,
   commit), and the fourth is that of the second view;
 - `sampled`: n = 7 with two twins, four views, any number of groups, one partition for each phase; drawn by number.
@@ -38,6 +39,7 @@ from .weather import Stalled
 from .world import SMALL, Word, World
 
 SETTINGS = replace(SMALL, tick_ms=50, status_ms=100, view_timeout_ms=300, view_timeout_ms_max=600, catch_up_ms=100)
+FAMILIES = ["views", "groups", "phases", "sampled"]
 VIEW_MS = 110
 HEALED_MS = 20_000
 PHASES = 4
@@ -80,28 +82,31 @@ def _swapped(partition: Partition, twin: int, other: int) -> Partition:
 
 
 @cache
-def _exhaustive(twin: int) -> list[tuple[Partition, ...]]:
-    """Four partitions of four replicas and a twin, up to the twin's symmetry."""
-    halves = partitions(5, 2)
-    mirror = {one: _swapped(one, twin, 4) for one in halves}
-    return [four for four in itertools.product(halves, repeat=4) if four <= tuple(mirror[one] for one in four)]
+def _exhaustive(twin: int, groups_max: int, count: int) -> list[tuple[Partition, ...]]:
+    """So many partitions of four replicas and a twin, up to the twin's symmetry."""
+    ways = partitions(5, groups_max)
+    mirror = {one: _swapped(one, twin, 4) for one in ways}
+    return [some for some in itertools.product(ways, repeat=count) if some <= tuple(mirror[one] for one in some)]
+
+
+def _of(family: str, twin: int) -> list[tuple[Partition, ...]]:
+    return _exhaustive(twin, 3, 3) if family == "groups" else _exhaustive(twin, 2, 4)
 
 
 def size(family: str) -> int:
     """How many scenarios a family has; the samples of n = 7 have no end."""
-    return sys.maxsize if family == "sampled" else 4 * len(_exhaustive(0))
+    return sys.maxsize if family == "sampled" else 4 * len(_of(family, 0))
 
 
 def scenario(family: str, number: int) -> Scenario:
     """The scenario of a number; the order is shuffled once for all, so that any slice is a fair one."""
     if family == "sampled":
         return _sampled(number)
-    each = len(_exhaustive(0))
-    place = number * 100_003 % (4 * each)  # prime to the size: a permutation
-    twin, four = place % 4, _exhaustive(place % 4)[place // 4]
-    if family == "views":
-        return Scenario(family, number, 4, (twin,), tuple((one,) * PHASES for one in four))
-    first, second = (*four[:3], four[2]), (four[3],) * PHASES
+    place = number * 100_003 % size(family)  # prime to the size: a permutation
+    twin, some = place % 4, _of(family, place % 4)[place // 4]
+    if family != "phases":
+        return Scenario(family, number, 4, (twin,), tuple((one,) * PHASES for one in some))
+    first, second = (*some[:3], some[2]), (some[3],) * PHASES
     return Scenario(family, number, 4, (twin,), (first, second))
 
 
@@ -235,13 +240,13 @@ def run(family: str, first: int, count: int, *, jobs: int = 1) -> tuple[Counter[
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", choices=["views", "phases", "sampled"], action="append", help="default: all")
+    parser.add_argument("--family", choices=FAMILIES, action="append", help="default: all")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, help="default: the whole family; 20,000 samples")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     chosen = parser.parse_args()
     failed = 0
-    for family in chosen.family or ["views", "phases", "sampled"]:
+    for family in chosen.family or FAMILIES:
         count = chosen.count or (20_000 if family == "sampled" else size(family))
         started = time.perf_counter()
         total, failures = run(family, chosen.first, count, jobs=min(chosen.jobs, max(1, count // 64)))

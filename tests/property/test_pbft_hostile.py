@@ -1,14 +1,8 @@
-"""Hostile messages to a replica at work: each is answered with a typed rejection or ignored, and nothing changes.
-
-The replica under test has a past: a slot that is committed, one that is prepared, one that is only proposed, and peers
-that spoke. "Nothing" is everything that it remembers, but for the clock and for what it holds back because it came
-too early, which counts toward nothing.
-"""
+"""Hostile messages to a replica at work: each is answered with a typed rejection or ignored, and nothing changes."""
 
 from __future__ import annotations
 
 import contextlib
-from functools import cache
 from typing import Any
 
 import pytest
@@ -20,104 +14,29 @@ from koinon.encoding import Message, encode
 from koinon.errors import Malformed, NonCanonical, Oversized
 from koinon.rounds import operations
 from koinon.wire import Phase
-from pbft.events import Effect, Evidence, Ignored, Misbehaved, Received, Send
+from pbft.events import Ignored, Misbehaved, Received
 from pbft.messages import (
     MESSAGE_BYTES_MAX,
-    Body,
     CheckpointCertificate,
     CheckpointVote,
-    Fetch,
     NewView,
     PeerMessage,
-    RecoveryRequest,
-    RecoveryResponse,
-    Relay,
     SignedNewView,
     SignedRecoveryRequest,
     SignedViewChange,
-    Status,
     decode_entry,
     decode_peer,
     decode_record,
 )
 from tests.simulation.world import DOMAIN, signer
 from tests.unit.pbft.bench import Bench
-
-VIEW = 1
-
-
-def _remembers(bench: Bench) -> dict[str, Any]:
-    """Everything that the replica remembers, in plain values; a changed bit anywhere shows."""
-    replica = bench.replica
-    passing = ("now_ms", "_future", "_statuses", "_answer_due_ms", "_effects", "_replay_due")
-    caches = ("verifier", "committee")
-    plain: dict[str, Any] = {}
-    for name, value in vars(replica).items():
-        if name not in (*passing, *caches):
-            plain[name] = repr(value) if not hasattr(value, "__dict__") else repr(sorted(vars(value).items(), key=str))
-    plain["slots"] = [repr(slot) for slot in replica.log]
-    plain["state"] = replica.execution.snapshot()
-    plain["waiting"] = len(replica.pool)
-    return plain
-
-
-def _busy() -> Bench:
-    """Replica 2 in view 1, with one slot committed, one prepared and one proposed."""
-    bench = Bench(2)
-    bench.receive(1, bench.new_view(VIEW, *(bench.view_change(who, VIEW) for who in (0, 1, 3))))
-    bench.order(1, bench.batch(bench.request(1)), view=VIEW)
-    prepared, proposed = bench.batch(bench.request(2)), bench.batch(bench.request(3))
-    bench.receive(1, bench.pre_prepare(2, prepared, view=VIEW), bench.pre_prepare(3, proposed, view=VIEW))
-    for who in (0, 3):
-        bench.receive(who, bench.prepare(who, 2, prepared, view=VIEW))
-    return bench
-
-
-@cache
-def _honest() -> dict[str, PeerMessage]:
-    """One valid message of each kind, of a view and numbers that matter to `_busy`."""
-    bench = Bench(2)
-    batch = bench.batch(bench.request(9))
-    changes = [bench.view_change(who, 2, bench.proof(2, batch, view=VIEW)) for who in (0, 1, 3)]
-    votes = [bench.checkpoint(who, 4, b"\5" * 32) for who in (0, 1, 3)]
-    certificate = CheckpointCertificate(
-        checkpoint=votes[0].checkpoint, signatures=tuple(vote.signature for vote in votes)
-    )
-    asked = RecoveryRequest(epoch=0, since_ms=bench.now_ms, view=VIEW)
-    return {
-        "pre-prepare": bench.pre_prepare(4, batch, view=VIEW),
-        "prepare": bench.prepare(0, 3, batch, view=VIEW),
-        "commit": bench.commit(0, 3, batch, view=VIEW),
-        "checkpoint vote": votes[0],
-        "checkpoint certificate": certificate,
-        "view change": changes[0],
-        "new view": bench.new_view(2, *changes),
-        "relay": Relay(request=bench.request(9)),
-        "status": Status(epoch=0, view=VIEW, active=True, stable=0, executed=1),
-        "recovery request": SignedRecoveryRequest(message=asked, signature=signer("replica", 3).sign(DOMAIN, asked)),
-        "recovery response": RecoveryResponse(epoch=0, since_ms=bench.now_ms, view=VIEW),
-        "fetch": Fetch(sequence=2, digest=b"\1" * 32),
-        "body": Body(sequence=3, batch=batch),
-    }
-
-
-KINDS = sorted(_honest())
-SIGNED = [kind for kind in KINDS if kind not in ("relay", "status", "recovery response", "fetch", "body")]
-
-
-def _harmless(bench: Bench, data: bytes, sender: int = 3) -> list[Effect]:
-    """Hand the bytes in: rejected or ignored (an answer to a peer is no change), and nothing is remembered of them."""
-    before = _remembers(bench)
-    effects = bench.replica.step(Received(bench.now_ms, sender, data))
-    assert all(isinstance(effect, Misbehaved | Ignored | Evidence | Send) for effect in effects), effects
-    assert _remembers(bench) == before
-    return effects
+from tests.unit.pbft.hostile import KINDS, SIGNED, busy, correct, harmless, remembers
 
 
 @settings(deadline=None, max_examples=150)
 @given(st.sampled_from(KINDS), st.data())
 def test_a_message_that_is_cut_short_or_goes_on_is_refused(kind: str, data: st.DataObject) -> None:
-    raw = encode(_honest()[kind])
+    raw = encode(correct()[kind])
     cut = data.draw(st.integers(0, len(raw) - 1))
     tail = data.draw(st.binary(min_size=1, max_size=40))
     for hostile in (raw[:cut], raw + tail, raw[:cut] + tail + raw[cut:]):
@@ -130,7 +49,7 @@ def test_a_message_that_is_cut_short_or_goes_on_is_refused(kind: str, data: st.D
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_truncation_of_a_message_is_held_against_its_sender(kind: str) -> None:
-    bench, raw = _busy(), encode(_honest()[kind])
+    bench, raw = busy(), encode(correct()[kind])
     for cut in range(0, len(raw), max(1, len(raw) // 40)):
         (effect,) = bench.replica.step(Received(bench.now_ms, 3, raw[:cut]))
         assert isinstance(effect, Misbehaved)
@@ -138,13 +57,13 @@ def test_every_truncation_of_a_message_is_held_against_its_sender(kind: str) -> 
 
 
 def test_what_is_too_long_is_refused_before_it_is_parsed() -> None:
-    (effect,) = _busy().replica.step(Received(0, 3, bytes(MESSAGE_BYTES_MAX + 1)))
+    (effect,) = busy().replica.step(Received(0, 3, bytes(MESSAGE_BYTES_MAX + 1)))
     assert isinstance(effect, Misbehaved)
     assert isinstance(effect.error, Oversized)
 
 
 def test_another_encoding_of_the_same_message_is_refused() -> None:
-    raw = encode(_honest()["fetch"])
+    raw = encode(correct()["fetch"])
     longer = raw.replace(b"\x02\xc4", b"\xcc\x02\xc4", 1)  # the number 2 in two bytes
     assert longer != raw
     with pytest.raises(NonCanonical):
@@ -154,7 +73,7 @@ def test_another_encoding_of_the_same_message_is_refused() -> None:
 @pytest.mark.parametrize("kind", SIGNED)
 def test_a_stranger_says_nothing(kind: str) -> None:
     """The same words under a key that has no seat."""
-    message = _honest()[kind]
+    message = correct()[kind]
     stranger = signer("stranger", 0)
     if isinstance(message, SignedViewChange | SignedNewView | SignedRecoveryRequest):
         forged: Message = changed(message, signature=stranger.sign(DOMAIN, message.message))
@@ -162,7 +81,7 @@ def test_a_stranger_says_nothing(kind: str) -> None:
         forged = changed(message, signatures=(stranger.sign(DOMAIN, message.checkpoint),) * 3)
     else:
         forged = changed(message, signature=stranger.sign_digest(b"\7" * 32))
-    (effect,) = _harmless(_busy(), encode(forged))
+    (effect,) = harmless(busy(), encode(forged))
     assert isinstance(effect, Misbehaved)
 
 
@@ -180,24 +99,24 @@ def _moved(message: PeerMessage, **fields: int) -> Message:
 @pytest.mark.parametrize("kind", [kind for kind in SIGNED if "checkpoint" not in kind])
 @pytest.mark.parametrize("view", [0, 2, 7, 2**63 - 1])
 def test_a_signature_of_one_view_is_worth_nothing_in_another(kind: str, view: int) -> None:
-    message = _honest()[kind]
+    message = correct()[kind]
     moved = _moved(message, view=view)
     if moved != message:
-        _harmless(_busy(), encode(moved))
+        harmless(busy(), encode(moved))
 
 
 @pytest.mark.parametrize("kind", SIGNED)
 @pytest.mark.parametrize("epoch", [1, 2**32 - 1])
 def test_what_is_said_to_be_of_another_epoch_is_ignored(kind: str, epoch: int) -> None:
-    (effect,) = _harmless(_busy(), encode(_moved(_honest()[kind], epoch=epoch)))
+    (effect,) = harmless(busy(), encode(_moved(correct()[kind], epoch=epoch)))
     assert isinstance(effect, Ignored)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_whatever_is_said_twice_counts_once(kind: str) -> None:
-    bench, raw = _busy(), encode(_honest()[kind])
+    bench, raw = busy(), encode(correct()[kind])
     bench.replica.step(Received(bench.now_ms, 0, raw))
-    _harmless(bench, raw, sender=0)
+    harmless(bench, raw, sender=0)
 
 
 # --- mutations of valid messages, field by field
@@ -243,7 +162,7 @@ def _other(value: object, data: st.DataObject) -> object:
 @given(st.sampled_from(["view change", "new view"]), st.data())
 def test_a_view_change_with_any_one_field_changed_is_refused_or_ignored(kind: str, data: st.DataObject) -> None:
     """The sender signs the changed words again, so that only what is inside can give the lie away."""
-    honest = _honest()[kind]
+    honest = correct()[kind]
     path, value = data.draw(st.sampled_from(_leaves(honest)))
     try:
         lie = _with(honest, path, _other(value, data))
@@ -253,19 +172,19 @@ def test_a_view_change_with_any_one_field_changed_is_refused_or_ignored(kind: st
         return
     if path[-1] != "signature" or len(path) > 1:
         lie = changed(lie, signature=signer("replica", 0 if kind == "view change" else 2).sign(DOMAIN, lie.message))
-    bench = Bench(3) if kind == "new view" else _busy()
-    before = _remembers(bench)
+    bench = Bench(3) if kind == "new view" else busy()
+    before = remembers(bench)
     effects = bench.replica.step(Received(bench.now_ms, 0, encode(lie)))
     if kind == "view change" and path in (("message", "view"), ("message", "epoch")):
         return  # its sender may call for any view
     assert [type(effect) for effect in effects] in ([Misbehaved], [Ignored]), (path, effects)
-    assert _remembers(bench) == before
+    assert remembers(bench) == before
 
 
 @pytest.mark.parametrize("lie", ["no change", "one change", "one twice", "proposal left out", "null request", "nobody"])
 def test_a_new_view_with_a_forged_certificate_inside_is_refused(lie: str) -> None:
     bench = Bench(3)
-    signed = _honest()["new view"]
+    signed = correct()["new view"]
     assert isinstance(signed, SignedNewView)
     honest = signed.message
     changes, proposals = honest.view_changes, honest.proposals
@@ -278,7 +197,7 @@ def test_a_new_view_with_a_forged_certificate_inside_is_refused(lie: str) -> Non
         "null request": changed(honest, proposals=(proposals[0], changed(proposals[1], digest=null.vote.digest))),
         "nobody": changed(honest, proposals=(proposals[0], changed(proposals[1], signature=changes[0].signature))),
     }[lie]
-    (effect,) = _harmless(bench, encode(bench.sign_new_view(forged)))
+    (effect,) = harmless(bench, encode(bench.sign_new_view(forged)))
     assert isinstance(effect, Misbehaved)
 
 
@@ -295,11 +214,11 @@ def test_any_bytes_are_an_operation_or_refused(data: bytes) -> None:
 def test_the_honest_messages_are_taken() -> None:
     """Else the refusals above would prove nothing."""
     for kind in ("pre-prepare", "view change"):
-        bench = _busy()
-        before = _remembers(bench)
-        effects = bench.replica.step(Received(bench.now_ms, 0, encode(_honest()[kind])))
+        bench = busy()
+        before = remembers(bench)
+        effects = bench.replica.step(Received(bench.now_ms, 0, encode(correct()[kind])))
         assert not [effect for effect in effects if isinstance(effect, Misbehaved)]
-        assert _remembers(bench) != before
+        assert remembers(bench) != before
     bench = Bench(3)
-    bench.receive(2, _honest()["new view"])
+    bench.receive(2, correct()["new view"])
     assert (bench.replica.view, bench.replica.active) == (2, True)

@@ -20,7 +20,7 @@ from koinon.errors import InvariantBroken, StorageDamaged
 from koinon.frames import frame_bytes, pack, read_frame, read_header, read_payload
 from koinon.wire import CommittedBatch
 
-from .journal import replace, write_all
+from .journal import parse_stored, replace, write_all
 from .messages import decode_entry
 
 READ_BYTES_MAX = 4 << 20
@@ -105,7 +105,8 @@ class Archive:
             if place is None:
                 break
             size += place[1]
-            entries.append(decode_entry(read_payload(self._file, *place, self.path.name)))
+            payload = read_payload(self._file, *place, self.path.name)
+            entries.append(parse_stored(decode_entry, payload, self.path.name))
         return tuple(entries)
 
     def after(self, sequence: int) -> int | None:

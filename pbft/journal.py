@@ -9,12 +9,13 @@ by write, fsync, rename, fsync of the folder.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from koinon.config import sync_folder
 from koinon.encoding import decode, encode
-from koinon.errors import StorageDamaged
+from koinon.errors import Malformed, StorageDamaged
 from koinon.frames import FRAME_BYTES_MAX, HEADER_BYTES, frame_bytes, pack, read_frame, read_header
 from koinon.wire import CheckpointCertificate
 
@@ -23,6 +24,8 @@ from .messages import Record, Recovering, decode_record
 SNAPSHOTS_KEPT = 2
 GROW_BYTES = 256 * 1024
 GROUP_TAG = 1
+
+T = TypeVar("T")
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -47,6 +50,26 @@ def write_all(file: int, data: bytes, offset: int) -> None:
 def sync_data(file: int) -> None:
     """Make what was written durable, and of the file's attributes only what reading it back needs."""
     getattr(os, "fdatasync", os.fsync)(file)  # macOS has no fdatasync
+
+
+def parse_stored(parse: Callable[[bytes], T], data: bytes, name: str) -> T:
+    """What `parse` makes of the payload of a whole frame of the file `name`; StorageDamaged where it is Malformed.
+
+    Its checksum is right, so nobody lied and no disk forgot: another version wrote it.
+    """
+    try:
+        return parse(data)
+    except Malformed as error:
+        raise StorageDamaged(f"{name} holds what this version cannot read: {error.message}") from None
+
+
+def _parse_group(data: bytes) -> list[Record]:
+    group: tuple[bytes, ...] = decode(tuple[bytes, ...], data, bytes_max=FRAME_BYTES_MAX)
+    return [decode_record(record) for record in group]
+
+
+def _parse_certificate(data: bytes) -> CheckpointCertificate:
+    return decode(CheckpointCertificate, data)
 
 
 def mark_loss(path: Path) -> bool:
@@ -79,10 +102,10 @@ class Journal:
             raise
 
     def _read(self) -> list[Record]:
-        size, records = os.fstat(self._file).st_size, []
+        size = os.fstat(self._file).st_size
+        records: list[Record] = []
         while (frame := read_frame(self._file, self._end, size, self.path.name)) is not None:
-            group: tuple[bytes, ...] = decode(tuple[bytes, ...], frame[1], bytes_max=FRAME_BYTES_MAX)
-            records += [decode_record(data) for data in group]
+            records += parse_stored(_parse_group, frame[1], self.path.name)
             self._end += frame_bytes(len(frame[1]))
         if self._end < size:  # what a torn frame left must not look like a part of the next one
             os.ftruncate(self._file, self._end)
@@ -170,7 +193,7 @@ class Snapshots:
             header = read_header(file, offset, os.fstat(file).st_size, path.name)
             if header is None:
                 raise StorageDamaged(f"{path.name} is cut off")
-            return file, decode(CheckpointCertificate, first), offset + HEADER_BYTES, header[1]
+            return file, parse_stored(_parse_certificate, first, path.name), offset + HEADER_BYTES, header[1]
         except BaseException:
             os.close(file)
             raise
@@ -188,7 +211,7 @@ class Snapshots:
             second, _ = self._frame(file, offset, path)
         finally:
             os.close(file)
-        return decode(CheckpointCertificate, first), second
+        return parse_stored(_parse_certificate, first, path.name), second
 
     def _frame(self, file: int, offset: int, path: Path) -> tuple[bytes, int]:
         frame = read_frame(file, offset, os.fstat(file).st_size, path.name)

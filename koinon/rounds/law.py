@@ -83,7 +83,7 @@ class Federation(MembershipLaw):
     def restore(self, snapshot: bytes) -> None:
         try:
             self.state = msgspec.msgpack.decode(snapshot, type=State)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # text that is no UTF-8 is a ValueError
             raise Malformed(f"not a snapshot of the federation: {error}") from None
 
     # --- the rules -------------------------------------------------------------------------------------------

@@ -7,10 +7,16 @@ too early, which counts toward nothing.
 
 from __future__ import annotations
 
+import asyncio
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from pbft.events import Effect, Event, Evidence, Ignored, Misbehaved, Received, Send
+from prometheus_client import REGISTRY
+
+from pbft.engine import Disk, Engine
+from pbft.events import Effect, Event, Evidence, Ignored, Misbehaved, Received, Refuse, Send
+from pbft.log import Slot
 from pbft.messages import (
     Body,
     CheckpointCertificate,
@@ -33,11 +39,13 @@ def remembers(bench: Bench) -> dict[str, Any]:
     replica = bench.replica
     passing = ("now_ms", "_future", "_statuses", "_answer_due_ms", "_effects", "_replay_due")
     caches = ("verifier", "committee")
+    below = ("log",)
     plain: dict[str, Any] = {}
     for name, value in vars(replica).items():
-        if name not in (*passing, *caches):
+        if name not in (*passing, *caches, *below):
             plain[name] = repr(value) if not hasattr(value, "__dict__") else repr(sorted(vars(value).items(), key=str))
-    plain["slots"] = [repr(slot) for slot in replica.log]
+    plain["low"] = replica.log.low
+    plain["slots"] = [repr(slot) for slot in replica.log if slot != Slot(slot.sequence, slot.epoch, slot.view)]
     plain["state"] = replica.execution.snapshot()
     plain["waiting"] = len(replica.pool)
     return plain
@@ -96,6 +104,43 @@ def unmoved(bench: Bench, event: Event) -> list[Effect]:
     """As `harmless`, for an event of any kind."""
     before = remembers(bench)
     effects = bench.replica.step(event)
-    assert all(isinstance(effect, Misbehaved | Ignored | Evidence | Send) for effect in effects), effects
+    assert all(isinstance(effect, Misbehaved | Ignored | Evidence | Refuse | Send) for effect in effects), effects
     assert remembers(bench) == before
     return effects
+
+
+class Shell:
+    """What a replica's shell counts and whom it blames, for effects of any core."""
+
+    def __init__(self, folder: Path) -> None:
+        self.blamed: list[int] = []
+        self._disk = Disk(folder)
+        self._engine = Engine(
+            Bench().replica,
+            self._disk,
+            send=lambda peers, data: None,
+            need=lambda wanted: None,
+            changed=lambda: None,
+            turned=lambda: None,
+            blame=self.blamed.append,
+        )
+
+    def close(self) -> None:
+        self._disk.close()
+
+    def counted(self, effects: list[Effect]) -> dict[str, int]:
+        """By how much each of the counters of what is refused or ignored rose."""
+        before = _counters()
+        asyncio.run(self._engine._perform(effects))
+        rose = {name: int(value - before.get(name, 0)) for name, value in _counters().items()}
+        return {name: count for name, count in rose.items() if count}
+
+
+def _counters() -> dict[str, float]:
+    return {
+        sample.labels.get("reason", sample.labels.get("code", "")): sample.value
+        for metric in REGISTRY.collect()
+        if metric.name in ("koinon_ignored", "koinon_refused")
+        for sample in metric.samples
+        if sample.name.endswith("_total") and sample.labels.get("service", "pbft") == "pbft"
+    }

@@ -12,7 +12,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
+from prometheus_client import REGISTRY
 
+from koinon.bundle import BUNDLE_MESSAGES_MAX, bundle
 from koinon.config import FederationFile
 from koinon.encoding import encode
 from koinon.errors import Unavailable
@@ -33,6 +35,16 @@ class End:
         await self.heard.put((peer, data))
 
 
+async def listening(peers: Peers, url: str) -> web.AppRunner:
+    """Let peers of a lower index dial these links; the runner is to be cleaned up."""
+    app = web.Application()
+    app.router.add_get("/v1/peer", peers.accept)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", int(url.rpartition(":")[2])).start()
+    return runner
+
+
 @asynccontextmanager
 async def ends(folder: Path, *, impostor: int | None = None) -> AsyncIterator[tuple[list[End], Committee]]:
     """Three replicas' links, each with its listener; `impostor` speaks with a key that is not its seat's."""
@@ -42,15 +54,7 @@ async def ends(folder: Path, *, impostor: int | None = None) -> AsyncIterator[tu
         for index, signer in enumerate(committee.signers[:3])
     ]
     made = [End(committee.federation, index, signer) for index, signer in enumerate(signers)]
-    runners = []
-    for index, end in enumerate(made):
-        app = web.Application()
-        app.router.add_get("/v1/peer", end.peers.accept)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        port = int(committee.federation.replicas[index].url.rpartition(":")[2])
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        runners.append(runner)
+    runners = [await listening(end.peers, committee.urls[index]) for index, end in enumerate(made)]
     for end in made:
         await end.peers.start()
     try:
@@ -142,6 +146,43 @@ def test_an_oversized_frame_ends_the_link_which_is_dialled_again(tmp_path: Path)
     asyncio.run(scenario())
 
 
+FRAMES: dict[str, bytes | str] = {
+    "rubbish": b"rubbish",
+    "nothing": b"",
+    "a bundle of nothing": encode(()),
+    "a bundle that goes on": bundle([b"one"]) + b"\0",
+    "a bundle that is cut": bundle([b"one", b"two"])[:-1],
+    "a bundle of numbers": encode((1, 2)),
+    "too many messages": encode((b"",) * (BUNDLE_MESSAGES_MAX + 1)),
+    "text": "one",
+}
+
+
+@pytest.mark.parametrize("what", sorted(FRAMES))
+def test_a_frame_that_is_no_bundle_is_held_against_its_sender_and_ends_the_link(tmp_path: Path, what: str) -> None:
+    async def scenario() -> None:
+        async with ends(tmp_path) as (made, _):
+            await connected(made[0], 1, 2)
+            await connected(made[1], 0, 2)
+            link, frame = made[0].peers._links[1], FRAMES[what]
+            before = [_sample("koinon_misbehaved_total", peer=str(peer)) for peer in range(3)]
+            refused = _sample("koinon_refused_total", service="pbft", code="malformed")
+            await (link.socket.send_str(frame) if isinstance(frame, str) else link.socket.send_bytes(frame))
+            async with asyncio.timeout(10):
+                while made[0].peers._links.get(1) in (None, link):
+                    await asyncio.sleep(0.01)
+            after = [_sample("koinon_misbehaved_total", peer=str(peer)) for peer in range(3)]
+            assert [now - then for now, then in zip(after, before, strict=True)] == [1, 0, 0]
+            assert _sample("koinon_refused_total", service="pbft", code="malformed") == refused + 1
+            assert made[1].heard.empty()
+
+    asyncio.run(scenario())
+
+
+def _sample(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
 def test_a_restarted_peer_replaces_its_old_link(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with ends(tmp_path) as (made, committee):
@@ -166,11 +207,7 @@ def test_a_peer_of_a_later_epoch_is_not_let_in_and_is_a_reason_to_ask_for_proof(
         overtaken = asyncio.Event()
         behind = Peers(committee.federation, 1, committee.signers[1], ignore, overtaken.set)
         ahead = Peers(later, 0, committee.signers[0], ignore)
-        app = web.Application()
-        app.router.add_get("/v1/peer", behind.accept)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", int(committee.urls[1].rpartition(":")[2])).start()
+        runner = await listening(behind, committee.urls[1])
         await ahead.start()
         try:
             async with asyncio.timeout(10):

@@ -28,6 +28,7 @@ from pbft.messages import (
     SignedRecoveryRequest,
     Status,
 )
+from pbft.replica import Replica
 from tests.simulation.world import DOMAIN, signer
 from tests.unit.pbft.bench import Bench
 
@@ -112,11 +113,11 @@ def unmoved(bench: Bench, event: Event) -> list[Effect]:
 class Shell:
     """What a replica's shell counts and whom it blames, for effects of any core."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, replica: Replica | None = None) -> None:
         self.blamed: list[int] = []
         self._disk = Disk(folder)
-        self._engine = Engine(
-            Bench().replica,
+        self.engine = Engine(
+            replica or Bench().replica,
             self._disk,
             send=lambda peers, data: None,
             need=lambda wanted: None,
@@ -130,13 +131,18 @@ class Shell:
 
     def counted(self, effects: list[Effect]) -> dict[str, int]:
         """By how much each of the counters of what is refused or ignored rose."""
-        before = _counters()
-        asyncio.run(self._engine._perform(effects))
-        rose = {name: int(value - before.get(name, 0)) for name, value in _counters().items()}
-        return {name: count for name, count in rose.items() if count}
+        before = counters()
+        asyncio.run(self.engine._perform(effects))
+        return risen(before)
 
 
-def _counters() -> dict[str, float]:
+def risen(before: dict[str, float]) -> dict[str, int]:
+    """By how much each counter of what is refused or ignored rose."""
+    rose = {name: int(value - before.get(name, 0)) for name, value in counters().items()}
+    return {name: count for name, count in rose.items() if count}
+
+
+def counters() -> dict[str, float]:
     return {
         sample.labels.get("reason", sample.labels.get("code", "")): sample.value
         for metric in REGISTRY.collect()

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
+import asyncio
+from pathlib import Path
 
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from koinon.encoding import decode
 from koinon.errors import Unavailable
+from koinon.service import application
+from koinon.wire import Refusal
 from pbft.events import Effect, Refuse, Tick
 from pbft.messages import PrePrepare
 from tests.unit.pbft.bench import Bench, of, said, with_settings
+from tests.unit.pbft.hostile import Shell, counters, risen
 
 DELAY_MS = 20
 
@@ -128,3 +137,32 @@ def test_an_executed_request_makes_room() -> None:
     assert of(Refuse, bench.ask(bench.request(1, client=1)))
     bench.order(1, bench.batch(bench.request(1)))
     assert not of(Refuse, bench.ask(bench.request(1, client=1)))
+
+
+def test_who_is_refused_for_the_quota_is_told_so_and_counted(tmp_path: Path) -> None:
+    bench = Bench(settings=with_settings(pending_requests_max=1))
+    shell = Shell(tmp_path, bench.replica)
+
+    async def order(request: web.Request) -> web.Response:
+        await shell.engine.ask(await request.read())
+        return web.Response()
+
+    async def scenario() -> None:
+        app = application("pbft")
+        app.router.add_post("/", order)
+        running = asyncio.create_task(shell.engine.run())
+        async with TestClient(TestServer(app)) as client:
+            waiting = asyncio.create_task(client.post("/", data=bench.request(1)))
+            while not len(bench.replica.pool):
+                await asyncio.sleep(0)
+            before = counters()
+            answer = await client.post("/", data=bench.request(1, client=1))
+            assert answer.status == 503
+            assert decode(Refusal, await answer.read()).code == Unavailable.code
+            assert risen(before) == {Unavailable.code: 1}
+            waiting.cancel()
+        running.cancel()
+        await asyncio.gather(running, waiting, return_exceptions=True)
+
+    asyncio.run(scenario())
+    shell.close()

@@ -25,7 +25,7 @@ from koinon.rounds.law import Federation
 from koinon.rounds.operations import SubmitUpdate
 from koinon.rounds.state import Genesis, Member, State
 from koinon.signing import Domain, Signer, recover, seal
-from koinon.wire import REPLIES_MAX, Replies, Reply, Request, Role
+from koinon.wire import REPLIES_MAX, Replies, Reply, Request, Role, SignedReceipt
 
 from . import certificates
 from .engine import Disk, Written, now_ms
@@ -104,9 +104,12 @@ def _with(clients: list[Signer]) -> State:
 
 
 def operation() -> bytes:
-    """~120 bytes that the law refuses by its first rules: there is no such task."""
+    """202 bytes that the law refuses by its first rules: there is no such task. The receipt is never looked at."""
     task, parent, update = secrets.token_bytes(32), secrets.token_bytes(32), secrets.token_bytes(32)
-    return encode(SubmitUpdate(task=task, round=1, parent_model=parent, update=update, examples=1, loss=1, receipts=()))
+    receipts = (SignedReceipt(replica=0, signature=secrets.token_bytes(64)),)
+    return encode(
+        SubmitUpdate(task=task, round=1, parent_model=parent, update=update, examples=1, loss=1, receipts=receipts)
+    )
 
 
 def measure(n: int, batch: int, seconds: float, folder: Path) -> dict[str, float]:

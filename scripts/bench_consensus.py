@@ -3,7 +3,7 @@
     python -m scripts.bench_consensus [--replicas 4,7,10,13] [--seconds 8] [--in-flight 1600] [--json FILE]
 
 Each committee runs on loopback without TLS; one client process speaks for many enrolled keys (`koinon.streams`), so
-all of it shares this machine's cores. The operation is a `SubmitUpdate` of ~120 bytes (~216 as a sealed request) by an
+all of it shares this machine's cores. The operation is a `SubmitUpdate` of 202 bytes (290 as a sealed request) by an
 enrolled node for a task that does not exist: the law refuses it by its first rules, so that ordering is what is
 measured; it is verified, journalled, executed and answered like any other. Rows:
 
@@ -41,7 +41,7 @@ from koinon.rounds.operations import SubmitUpdate
 from koinon.rounds.rules import decode_outcome
 from koinon.signing import Signer
 from koinon.streams import Gateway
-from koinon.wire import Role
+from koinon.wire import Role, SignedReceipt
 
 from ._homes import sign_admission
 from .federation import ROOT, LocalFederation, environment, exit_on_sigterm, module
@@ -83,10 +83,14 @@ class Row:
 
 
 def operation() -> bytes:
-    """What is ordered: the law refuses it, since there is no such task."""
+    """What is ordered: 202 bytes, three random digests and one receipt with random bytes for a signature.
+
+    The law refuses it, since there is no such task, before it would look at the receipt (a real update has 2f+1).
+    """
     task, parent, update = (secrets.token_bytes(32) for _ in range(3))
+    receipts = (SignedReceipt(replica=0, signature=secrets.token_bytes(64)),)
     return encode(
-        SubmitUpdate(task=task, round=1, parent_model=parent, update=update, examples=100, loss=1, receipts=())
+        SubmitUpdate(task=task, round=1, parent_model=parent, update=update, examples=100, loss=1, receipts=receipts)
     )
 
 

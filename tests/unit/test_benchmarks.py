@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from koinon.errors import KoinonError
+from koinon.rounds.law import Federation
 from koinon.rounds.operations import TaskSpec
-from koinon.rounds.state import Round, Task
-from koinon.wire import RoundCertificate
-from scripts import _baselines, bench_privacy, bench_rounds
+from koinon.rounds.rules import decode_outcome
+from koinon.rounds.state import Genesis, Member, Round, State, Task
+from koinon.wire import Role, RoundCertificate
+from pbft import floor
+from scripts import _baselines, bench_consensus, bench_privacy, bench_rounds
 from scripts._rounds import PHASES, RoundTimes, merge
 
 TASK = bytes([7] * 32)
@@ -34,6 +40,23 @@ def test_a_row_of_the_nodes_mode_has_every_figure() -> None:
     row = bench_privacy.masked_row(500, 4)
     assert set(row) == ROW
     assert row["bytes_up"] > 4 * 500
+
+
+@pytest.mark.parametrize("operation", [bench_consensus.operation, floor.operation])
+def test_what_ordering_is_measured_with_has_200_bytes_and_is_refused_by_the_first_rules(
+    operation: Callable[[], bytes],
+) -> None:
+    data, node = operation(), bytes(20)
+    assert 200 <= len(data) <= 210
+    genesis = Genesis(chain_id=1, ledger=bytes(20), registrar=bytes(20), epoch=0, replicas=(bytes([1] * 20),) * 4)
+    state = State()
+    state.members[node] = Member(
+        roles=int(Role.NODE), examples_max=1000, sealing_key=bytes(32), serial=1, active=True, joined_ms=0
+    )
+    law = Federation(genesis, state)
+    law.admits(node, data)
+    with pytest.raises(KoinonError, match="no task 0x"):
+        decode_outcome(law.execute(node, data, 1))
 
 
 def test_modes_take_turns_and_each_begins_as_often() -> None:

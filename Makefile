@@ -116,7 +116,7 @@ twins: $(READY) ## Every scenario of a duplicated replica (90 minutes of CPU): T
 	$(BIN)/python -m tests.simulation.twins $(TWINS_ARGS)
 
 .PHONY: chaos
-chaos: $(READY) ## Faults done to real replica processes: N=4 CHAOS_ARGS="--only kill-9,loss-30"
+chaos: $(READY) ## Faults done to real replica processes: N=4 CHAOS_ARGS="--only kill-9,loss-30", or "--minutes 60"
 	$(BIN)/python -m scripts.chaos --replicas $(N) $(CHAOS_ARGS)
 
 ##@ Maintain

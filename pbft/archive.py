@@ -1,6 +1,6 @@
 """The ordered log on disk: every executed `CommittedBatch`, for peers that lag and for auditors.
 
-Append-only, one file, indexed in memory by sequence number (opening reads 32 bytes an entry). A replica that jumped
+Append-only, one file, indexed in memory by sequence number (20 bytes an entry; opening reads 32). A replica that jumped
 to a snapshot has a gap. Reading disturbs no writing, so threads may read while one appends. It need not be synced
 before anything is answered, since the committee can commit a lost entry again from its journals; it must be synced
 before a checkpoint is voted for, since a certificate lets everybody discard what is below.
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 import sys
+from array import array
+from bisect import bisect_left, bisect_right
 from pathlib import Path
 
 from koinon.encoding import encode
@@ -24,6 +26,44 @@ from .journal import parse_stored, replace, write_all
 from .messages import decode_entry
 
 READ_BYTES_MAX = 4 << 20
+
+
+class _Places:
+    """Where entries lie in the file, by ascending sequence: 20 bytes each, since a log has many and only grows.
+
+    One thread adds while others look up: an entry's sequence number comes last.
+    """
+
+    def __init__(self) -> None:
+        self._sequences = array("Q")
+        self._offsets = array("Q")
+        self._lengths = array("I")
+
+    @property
+    def last(self) -> int:
+        """The highest sequence number, 0 without any."""
+        return self._sequences[-1] if self._sequences else 0
+
+    def add(self, sequence: int, offset: int, length: int) -> None:
+        self._offsets.append(offset)
+        self._lengths.append(length)
+        self._sequences.append(sequence)
+
+    def drop_last(self) -> None:
+        for column in (self._sequences, self._lengths, self._offsets):
+            column.pop()
+
+    def get(self, sequence: int) -> tuple[int, int] | None:
+        """(offset of the frame, length of the payload), or None."""
+        place = bisect_left(self._sequences, sequence)
+        if place == len(self._sequences) or self._sequences[place] != sequence:
+            return None
+        return self._offsets[place], self._lengths[place]
+
+    def after(self, sequence: int) -> int | None:
+        """The first sequence number above this one."""
+        place = bisect_right(self._sequences, sequence)
+        return self._sequences[place] if place < len(self._sequences) else None
 
 
 class Archive:
@@ -38,7 +78,7 @@ class Archive:
         if not path.exists():
             replace(path, b"")
         self._file = os.open(path, os.O_RDWR)
-        self._index: dict[int, tuple[int, int]] = {}
+        self._places = _Places()
         self.last = 0
         self._end = 0
         self._dirty = False
@@ -55,14 +95,15 @@ class Archive:
         while (header := self._header(end, durable)) is not None:
             start = self._end
             self.last = header[0]
-            self._index[self.last] = (start, header[1])
+            self._places.add(self.last, start, header[1])
             self._end += frame_bytes(header[1])
-        if self._index and settled is not None and self.last <= settled:
-            read_payload(self._file, *self._index[self.last], name)
-        elif self._index and read_frame(self._file, start, end, name) is None:
-            self._index.popitem()
+        newest = self._places.get(self.last)
+        if newest is not None and settled is not None and self.last <= settled:
+            read_payload(self._file, *newest, name)
+        elif newest is not None and read_frame(self._file, start, end, name) is None:
+            self._places.drop_last()
             self._end = start
-            self.last = max(self._index, default=0)
+            self.last = self._places.last
         if self._end < end:
             os.ftruncate(self._file, self._end)
             os.fsync(self._file)
@@ -86,7 +127,7 @@ class Archive:
         payload = encode(entry)
         frame = pack(entry.sequence, payload)
         write_all(self._file, frame, self._end)
-        self._index[entry.sequence] = (self._end, len(payload))
+        self._places.add(entry.sequence, self._end, len(payload))
         self._end += len(frame)
         self.last = entry.sequence
         self._dirty = True
@@ -101,7 +142,7 @@ class Archive:
         entries: list[CommittedBatch] = []
         size = 0
         while len(entries) < limit and size < bytes_max:
-            place = self._index.get(from_sequence + len(entries))
+            place = self._places.get(from_sequence + len(entries))
             if place is None:
                 break
             size += place[1]
@@ -111,7 +152,7 @@ class Archive:
 
     def after(self, sequence: int) -> int | None:
         """The first entry above a sequence number."""
-        return min((held for held in list(self._index) if held > sequence), default=None)
+        return self._places.after(sequence)
 
     def close(self) -> None:
         self.sync()

@@ -1,11 +1,14 @@
 """`make chaos`: real replica processes, real faults, clients all the while; a table and exit code 1 on any failure.
 
-    python -m scripts.chaos [--replicas 4] [--only kill-9,loss-30] [--json FILE] [--list]
+    python -m scripts.chaos [--replicas 4] [--only kill-9,loss-30] [--minutes 60] [--json FILE] [--list]
 
 Each fault is done and undone; then operations must be acknowledged again within its bound, every replica must have
 come back, all logs must be one log with valid signatures, every acknowledged operation must be in it and be executed
 exactly once, and checkpoints must be equal. `--patience` multiplies every bound, for a machine that does something else
 besides.
+
+With `--minutes` there is load and no fault for so long, and what replicas take (memory, descriptors, disk) must stay
+flat; `--only` names faults to be done before that.
 """
 
 from __future__ import annotations
@@ -29,14 +32,19 @@ from koinon.config import write_atomically
 from koinon.errors import ConfigError, KoinonError
 
 from ..federation import ROOT, new_run
-from . import faults, hostile, namespaces
+from . import faults, hostile, namespaces, steady
 from .proxies import Proxies
-from .scene import FAULTS, Fault
-from .stage import Stage, Verdict
+from .scene import FAULTS, Fault, Verdict
+from .stage import Stage
 
 SCENARIOS = (faults, hostile)
 """Importing them fills FAULTS."""
 REPLICAS_MIN = 4
+EXAMPLES = """examples:
+  python -m scripts.chaos                                 every fault, four replicas
+  python -m scripts.chaos --only kill-9,wipe              two of them
+  python -m scripts.chaos --minutes 60 --json out.json    an hour of load without a fault: does anything grow?
+  python -m scripts.chaos --minutes 10 --only restart     a fault, then ten minutes of load"""
 
 
 class Chaos:
@@ -57,16 +65,17 @@ class Chaos:
         if self.options.network == namespaces.Namespaces.name and self.hindrance:
             raise ConfigError(f"no network namespaces: {self.hindrance}", hint="--network proxies")
         usual = Proxies.name if self.options.network == Proxies.name or self.hindrance else namespaces.Namespaces.name
-        wanted = chosen(self.options.only)
+        wanted = chosen(self.options.only) if self.options.only or not self.options.minutes else []
         for network in dict.fromkeys((usual, Proxies.name)):
             here = [fault for fault in wanted if (fault.network or usual) == network]
-            if here:
-                await self._act(folder, network, here)
+            minutes = self.options.minutes if network == usual else 0.0
+            if here or minutes:
+                await self._act(folder, network, here, minutes)
         for fault in wanted:
             if fault.network not in ("", usual, Proxies.name):
                 self._record(_skipped(fault, usual, f"needs {fault.network}: {self.hindrance or 'not chosen'}"))
 
-    async def _act(self, folder: Path, network: str, wanted: Iterable[Fault]) -> None:
+    async def _act(self, folder: Path, network: str, wanted: Iterable[Fault], minutes: float) -> None:
         options = self.options
         stage = Stage(folder, network, replicas=options.replicas, patience=options.patience, say=self.say)
         async with stage:
@@ -76,6 +85,9 @@ class Chaos:
                     continue
                 self.say(f"[bold]{fault.name}[/bold]: {fault.what}")
                 self._record(await stage.play(fault))
+            if minutes:
+                self.say(f"[bold]{steady.NAME}[/bold]: {minutes:g} minutes of load without a fault")
+                self._record(await stage.endure(minutes))
 
     def _record(self, verdict: Verdict) -> None:
         self.verdicts.append(verdict)
@@ -97,10 +109,18 @@ class Chaos:
             bound = "" if one.gap_seconds_max is None else f"{one.gap_seconds_max:.0f}"
             table.add_row(
                 one.fault, one.network, one.outcome, str(one.acknowledged), f"{one.gap_seconds:.1f}", bound,
-                f"{one.recovery_seconds:.1f}", f"{one.recovery_seconds_max:.0f}", f"{one.memory_mb:.0f}",
+                f"{one.recovery_seconds:.1f}", f"{one.recovery_seconds_max:.0f}" if one.recovery_seconds_max else "",
+                f"{one.memory_mb:.0f}",
                 "; ".join([*(line.splitlines()[0] for line in one.problems[:1]), *one.notes]),
             )  # fmt: skip
         return table
+
+    def tables(self) -> list[Table]:
+        """That of all verdicts, and what a steady run gained."""
+        return [
+            self.table(),
+            *(steady.table(one) for one in self.verdicts if isinstance(one, steady.SteadyVerdict) and one.growth),
+        ]
 
     @property
     def failed(self) -> bool:
@@ -137,10 +157,16 @@ async def perform(chaos: Chaos, folder: Path) -> None:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="python -m scripts.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m scripts.chaos",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--replicas", type=int, default=4, help="committee size (default: %(default)s)")
     made.add_argument("--only", default="", metavar="NAMES", help="comma-separated faults (default: all)")
+    made.add_argument(
+        "--minutes", type=float, default=0.0, help="load without a fault for so long; memory and disk must stay flat"
+    )
     made.add_argument("--network", choices=("auto", "namespaces", "proxies"), default="auto")
     made.add_argument("--patience", type=float, default=1.0, help="multiplies every bound (default: %(default)s)")
     made.add_argument("--json", type=Path, metavar="FILE", help="write the verdicts there")
@@ -161,6 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen(options.only)
         require_fitting(options.replicas)
+        if options.minutes:
+            steady.require_measurable(options.minutes)
         chaos = Chaos(options, console)
         asyncio.run(perform(chaos, folder))
     except KoinonError as error:
@@ -169,7 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except asyncio.CancelledError:
         print(f"interrupted; everything is stopped; logs: {folder}", file=sys.stderr)
         return 130
-    console.print(chaos.table())
+    for table in chaos.tables():
+        console.print(table)
     if options.json:
         write_atomically(options.json, json.dumps([asdict(one) for one in chaos.verdicts], indent=2).encode() + b"\n")
     if chaos.failed or options.keep:

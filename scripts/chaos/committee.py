@@ -7,9 +7,12 @@ and where *it* reaches each of its peers. Nodes and aggregator are not started: 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import stat
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -236,10 +239,27 @@ class Committee(LocalFederation):
         """Resident megabytes of each running replica (0 where /proc does not tell)."""
         return {index: _resident_mb(pid) for index in self.everybody if (pid := self.pid(index)) is not None}
 
+    def descriptors(self, index: int) -> int:
+        """Open file descriptors of replica `index` (0 where /proc does not tell)."""
+        try:
+            return len(os.listdir(f"/proc/{self.pid(index)}/fd"))
+        except OSError:
+            return 0
+
+    def data_bytes(self, index: int) -> dict[str, int]:
+        """Bytes in the data folder of replica `index`, by the first name below it; what a rename is to replace counts
+        with it."""
+        data, sizes = self.home(self.replicas[index]) / "data", Counter[str]()
+        for path in data.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # it was replaced since it was listed
+                about = path.stat()
+                if stat.S_ISREG(about.st_mode):
+                    sizes[path.relative_to(data).parts[0].removesuffix(".tmp")] += about.st_size
+        return dict(sizes)
+
     def disk_mb(self, index: int) -> float:
         """Megabytes in the data folder of a replica."""
-        data = self.home(self.replicas[index]) / "data"
-        return sum(path.stat().st_size for path in data.rglob("*") if path.is_file()) / 1e6
+        return sum(self.data_bytes(index).values()) / 1e6
 
 
 def _resident_mb(pid: int) -> float:

@@ -113,6 +113,26 @@ class Fault:
         return gap_seconds(self.kind, faulty)
 
 
+@dataclass
+class Verdict:
+    """What became of one fault. Seconds are wall-clock; `problems` is empty when every promise was kept."""
+
+    fault: str
+    what: str
+    network: str
+    outcome: str
+    acknowledged: int = 0
+    gap_seconds: float = 0.0
+    gap_seconds_max: float | None = None
+    recovery_seconds: float = 0.0
+    recovery_seconds_max: float = 0.0
+    memory_mb: float = 0.0
+    disk_mb: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    folder: str = ""
+
+
 FAULTS: dict[str, Fault] = {}
 """All of them, in the order of the table."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from koinon.epochs import faulty_max
@@ -17,7 +17,8 @@ from .committee import Committee, Network
 from .load import Load
 from .namespaces import Namespaces
 from .proxies import Proxies
-from .scene import STALL_GRACE_SECONDS, STOPPED, Fault, Scene, Violation
+from .scene import REPLACED, STALL_GRACE_SECONDS, STOPPED, Fault, Scene, Verdict, Violation, gap_seconds
+from .steady import NAME, SteadyVerdict, endure
 
 FAULT_SECONDS_MAX = 120.0
 RECOVERY_SECONDS_MAX = 60.0
@@ -29,26 +30,6 @@ MEMORY_MB_MAX = 512.0
 DISK_MB_BASE = 48.0
 DISK_MB_PER_LOG_MB = 4.0
 NETWORKS: dict[str, type[Namespaces] | type[Proxies]] = {Namespaces.name: Namespaces, Proxies.name: Proxies}
-
-
-@dataclass
-class Verdict:
-    """What became of one fault. Seconds are wall-clock; `problems` is empty when every promise was kept."""
-
-    fault: str
-    what: str
-    network: str
-    outcome: str
-    acknowledged: int = 0
-    gap_seconds: float = 0.0
-    gap_seconds_max: float | None = None
-    recovery_seconds: float = 0.0
-    recovery_seconds_max: float = 0.0
-    memory_mb: float = 0.0
-    disk_mb: float = 0.0
-    notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    folder: str = ""
 
 
 class Stage:
@@ -98,11 +79,25 @@ class Stage:
             gap_seconds_max=_times(fault.gap_seconds(faulty_max(self._replicas)), self._patience),
             recovery_seconds_max=fault.recovery_seconds * self._patience,
         )  # fmt: skip
+        await self._judged(verdict, lambda scene: self._perform(scene, fault, verdict))
+        return verdict
+
+    async def endure(self, minutes: float) -> SteadyVerdict:
+        """Nothing but load for so long; everything that a replica takes must stay flat."""
+        verdict = SteadyVerdict(
+            NAME, f"no fault for {minutes:g} minutes: what replicas take stays flat", self._network, "ok",
+            gap_seconds_max=_times(gap_seconds(REPLACED, 1), self._patience), minutes=minutes,
+        )  # fmt: skip
+        await self._judged(verdict, lambda scene: self._endure(scene, verdict))
+        return verdict
+
+    async def _judged(self, verdict: Verdict, work: Callable[[Scene], Awaitable[None]]) -> None:
+        """Do `work` on the scene; what it raises becomes a problem of the verdict, and logs are kept."""
         broken, offsets = True, dict[str, int]()
         try:
             scene = await self._open()
             offsets = _sizes(scene.committee.logs)
-            await self._perform(scene, fault, verdict)
+            await work(scene)
             broken = False
         except (Violation, KoinonError, OSError, TimeoutError) as error:
             said = [error.message] if isinstance(error, KoinonError) else [str(each) for each in error.args]
@@ -110,10 +105,19 @@ class Stage:
         if verdict.problems:
             verdict.outcome = "FAILED"
             if self.scene is not None:
-                verdict.folder = str(_keep(self.scene.committee, self._folder / f"failed-{fault.name}", offsets))
+                verdict.folder = str(_keep(self.scene.committee, self._folder / f"failed-{verdict.fault}", offsets))
         if broken:  # whoever was only too slow goes on
             await self._close()
-        return verdict
+
+    async def _endure(self, scene: Scene, verdict: SteadyVerdict) -> None:
+        began = scene.began = time.monotonic()
+        try:
+            await endure(scene, self.examiner, verdict, self._say)
+        finally:
+            verdict.acknowledged = scene.load.count(began)
+            verdict.gap_seconds = scene.load.longest_gap(began, time.monotonic())
+        _require_no_stall(verdict)
+        self._weigh(scene, verdict)
 
     async def _perform(self, scene: Scene, fault: Fault, verdict: Verdict) -> None:
         scene.began = time.monotonic()
@@ -130,10 +134,7 @@ class Stage:
             late = scene.load.count(scene.broken + STALL_GRACE_SECONDS, scene.healed)
             if late:
                 verdict.problems.append(f"{late} operations were acknowledged without a quorum")
-        if verdict.gap_seconds_max is not None and verdict.gap_seconds > verdict.gap_seconds_max:
-            verdict.problems.append(
-                f"no progress for {verdict.gap_seconds:.1f} s, more than {verdict.gap_seconds_max:.1f} s"
-            )
+        _require_no_stall(verdict)
         if verdict.recovery_seconds > verdict.recovery_seconds_max:
             verdict.problems.append(
                 f"recovery took {verdict.recovery_seconds:.1f} s, more than {verdict.recovery_seconds_max:.1f} s"
@@ -165,6 +166,13 @@ class Stage:
             verdict.problems.append(f"a replica takes {verdict.memory_mb:.0f} MB of memory")
         if verdict.disk_mb > allowed:
             verdict.problems.append(f"a replica takes {verdict.disk_mb:.0f} MB of disk, more than {allowed:.0f} MB")
+
+
+def _require_no_stall(verdict: Verdict) -> None:
+    if verdict.gap_seconds_max is not None and verdict.gap_seconds > verdict.gap_seconds_max:
+        verdict.problems.append(
+            f"no progress for {verdict.gap_seconds:.1f} s, more than {verdict.gap_seconds_max:.1f} s"
+        )
 
 
 def _times(seconds: float | None, factor: float) -> float | None:

@@ -12,11 +12,13 @@ import pytest
 from koinon.errors import ConfigError
 from scripts.chaos import namespaces
 from scripts.chaos.__main__ import chosen
+from scripts.chaos.flatness import Sample
 from scripts.chaos.load import Acknowledged, Load
 from scripts.chaos.namespaces import Namespaces
 from scripts.chaos.proxies import Proxies
-from scripts.chaos.scene import FAULTS, Violation
-from scripts.chaos.stage import Stage, Verdict
+from scripts.chaos.scene import FAULTS, Verdict, Violation
+from scripts.chaos.stage import Stage
+from scripts.chaos.steady import take
 
 PLAYED = ("kill-9-primary", "stop", "wipe", "equivocator")
 PATIENCE = 6.0
@@ -31,6 +33,7 @@ class Played:
         self.found_loss = ""
         self.found_refusal = ""
         self.left: list[int] | None = None
+        self.sample: Sample | None = None
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
                 result.verdicts[name] = await stage.play(FAULTS[name])
             if (scene := stage.scene) is None:
                 return  # the last fault failed: its own test says so
+            result.sample = await take(scene.committee, 1.0, len(scene.load.acknowledged))
             await lie(stage, scene.load)
         result.left = list(scene.committee.pids.values())
 
@@ -83,6 +87,15 @@ def test_examiner_finds_an_acknowledged_operation_that_is_in_no_log(played: Play
 
 def test_examiner_reports_what_clients_found(played: Played) -> None:
     assert "a client was refused" in played.found_refusal
+
+
+def test_a_sample_has_all_that_each_replica_takes(played: Played) -> None:
+    assert played.sample is not None
+    assert len(played.sample.replicas) == 4
+    for usage in played.sample.replicas:
+        assert usage.memory_bytes > 1_000_000
+        assert usage.descriptors > 3
+        assert min(usage.archive_bytes, usage.journal_bytes, usage.snapshots_bytes, usage.sequence) > 0
 
 
 def test_no_process_is_left_when_the_stage_closes(played: Played) -> None:

@@ -215,6 +215,7 @@ def test_an_archive_stops_at_the_gap_that_a_snapshot_left(tmp_path: Path) -> Non
     assert archive.read(1, 10) == (_entry(1), _entry(2))
     assert archive.read(3, 10) == ()
     assert archive.read(9, 10) == (_entry(9), _entry(10))
+    assert [archive.after(sequence) for sequence in (0, 2, 5, 9, 10)] == [1, 9, 9, 10, None]
 
 
 def test_an_archive_refuses_to_go_backwards(tmp_path: Path) -> None:
@@ -243,7 +244,8 @@ def _long_archive(path: Path) -> list[tuple[int, int]]:
     archive = Archive(path)
     for sequence in range(1, 6):
         archive.append(_entry(sequence, requests=(b"r" * 9000,)))
-    places = [(offset, offset + frame_bytes(length)) for offset, length in archive._index.values()]
+    held = [place for sequence in range(1, 6) if (place := archive._places.get(sequence)) is not None]
+    places = [(offset, offset + frame_bytes(length)) for offset, length in held]
     archive.close()
     return places
 
@@ -277,7 +279,9 @@ def test_entries_behind_the_gap_that_a_snapshot_left_are_judged_by_their_own_num
     archive = Archive(path)
     for sequence in (1, 2, 9, 10, 11):
         archive.append(_entry(sequence, requests=(b"r" * 900,)))
-    offset, length = archive._index[9]
+    place = archive._places.get(9)
+    assert place is not None
+    offset, length = place
     archive.close()
     data = bytearray(path.read_bytes())
     data[offset + frame_bytes(length) - 9] ^= 1
@@ -299,5 +303,6 @@ def test_an_archive_with_a_flipped_bit_says_so_at_the_latest_when_it_is_read(tmp
 
 def _read_all(path: Path) -> None:
     archive = Archive(path)
-    for place in archive._index.values():
-        read_payload(archive._file, *place, "archive")
+    for sequence in (1, 2):
+        if (place := archive._places.get(sequence)) is not None:
+            read_payload(archive._file, *place, "archive")

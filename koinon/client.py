@@ -17,7 +17,7 @@ import msgspec
 from koinon.blobs import require_digest
 from koinon.committees import Committees
 from koinon.config import FederationFile
-from koinon.encoding import decode, encode, keccak
+from koinon.encoding import UNREADABLE, decode, encode, keccak
 from koinon.errors import BlobMismatch, KoinonError, Malformed, Overtaken, RemoteError, Replayed, Unavailable
 from koinon.evidence import EVIDENCE_BYTES_MAX
 from koinon.rounds.operations import CreateTask, Operation, Outcome
@@ -137,7 +137,7 @@ class CommitteeClient(Gateway):
         try:
             said: dict[str, Any] = msgspec.json.decode(raw, type=dict[str, Any])
             msgspec.convert(said, Standing)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise Malformed(f"replica {index} says nothing of itself that can be read: {error}") from None
         return said
 
@@ -273,7 +273,7 @@ def _agreed_record(raw: bytes, kind: type[T]) -> T:
     """A part of the law's state as f+1 replicas gave it; Malformed when it is none."""
     try:
         return msgspec.msgpack.decode(raw, type=kind)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except UNREADABLE as error:
         raise Malformed(f"f+1 replicas agree on bytes that cannot be read: {error}") from None
 
 

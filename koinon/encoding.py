@@ -41,6 +41,9 @@ U63 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")]
 Text = Annotated[str, Meta(max_length=1024)]
 
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+"""All that msgspec raises about hostile bytes: text that is no UTF-8 is a ValueError, deep nesting a RecursionError."""
+
 ZERO_DIGEST = bytes(32)
 ZERO_ADDRESS = bytes(20)
 
@@ -82,7 +85,7 @@ def decode(kind: Any, data: bytes, *, bytes_max: int = 1 << 20) -> Any:
         raise Oversized(f"{len(data)} bytes where at most {bytes_max} are allowed")
     try:
         message = _decoder(kind).decode(data)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Malformed(f"not a {getattr(kind, '__name__', kind)}: {error}") from None
     if _encoder.encode(message) != data:
         raise NonCanonical(f"not the canonical encoding of a {type(message).__name__}")

@@ -86,5 +86,5 @@ class _JsonRpc:
             if "error" in reply:
                 raise LedgerError(f"the chain refuses {method}: {str(reply['error'])[:200]}")
             return reply["result"]
-        except (OSError, ValueError, KeyError, TypeError, HTTPException) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, HTTPException) as error:
             raise ChainUnreachable(f"no answer from the chain at {self._url}: {type(error).__name__}") from error

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from koinon.config import FederationFile
+from koinon.encoding import UNREADABLE
 from koinon.errors import LedgerError, Malformed
 from koinon.records import (
     EVENTS,
@@ -151,6 +152,6 @@ def from_json(data: bytes) -> ChainFacts:
         body: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
         events = tuple(msgspec.convert(values, EVENTS[name]) for name, values in body.pop("events"))
         known = msgspec.convert({**body, "events": []}, ChainFacts)
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
+    except (*UNREADABLE, KeyError, TypeError) as error:
         raise Malformed(f"not the facts of a chain: {error}") from None
     return ChainFacts(**{**{each.name: getattr(known, each.name) for each in fields(known)}, "events": events})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from koinon.encoding import encode, keccak
+from koinon.encoding import UNREADABLE, encode, keccak
 from koinon.errors import Malformed, Rejected
 from koinon.wire import Receipt, Role, RoundCertificate
 
@@ -83,7 +83,7 @@ class Federation(MembershipLaw):
     def restore(self, snapshot: bytes) -> None:
         try:
             self.state = msgspec.msgpack.decode(snapshot, type=State)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # text that is no UTF-8 is a ValueError
+        except UNREADABLE as error:
             raise Malformed(f"not a snapshot of the federation: {error}") from None
 
     # --- the rules -------------------------------------------------------------------------------------------

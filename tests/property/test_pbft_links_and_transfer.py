@@ -19,7 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from koinon.bundle import bundle, unbundle
+from koinon.committees import Committees
 from koinon.encoding import decode, encode
+from koinon.epochs import Handover
 from koinon.errors import Malformed, RemoteError
 from koinon.rounds.law import Federation
 from koinon.signing import authenticate, seal
@@ -30,7 +32,7 @@ from pbft.transfer import Shown
 from tests.property.damage import damaged
 from tests.unit.pbft.test_transfer import Bench, Peer
 from tests.unit.rounds.world import World
-from tests.unit.test_epochs import DOMAIN, federation, key
+from tests.unit.test_epochs import DOMAIN, FIRST, SECOND, federation, key
 
 LAW = World().law
 ANSWER = encode(Answer(tags=(1, 2), status=OK, body=b"said", epoch=0))
@@ -41,6 +43,10 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "an answer": (lambda data: read_answers(bundle([data])), ANSWER),
     "asked requests": (read_asked, bundle([ASKED, ASKED])),
     "a sealed request": (lambda data: authenticate(Request, data, DOMAIN), ASKED[4:]),
+    "handovers": (
+        lambda data: Committees(federation()).add(decode(tuple[Handover, ...], data)),
+        encode((FIRST, SECOND)),
+    ),
     "a shown checkpoint": (lambda data: decode(Shown, data), Peer().checkpoint()),
 }
 

@@ -41,7 +41,8 @@ DISAGREEMENT_PAUSE_SECONDS = 0.1
 REFRESH_TIMEOUT_SECONDS = 5.0
 REFRESH_PAUSE_SECONDS = 1.0
 """A hint that leads nowhere (a replica may lie) costs one question in so many seconds."""
-LATE_MAX = 64
+LATE_MAX = 8
+LATE_SECONDS = 1.0
 HANDOVERS_PAGE_BYTES_MAX = HANDOVERS_PAGE * (32 << 10)
 
 T = TypeVar("T")
@@ -72,7 +73,9 @@ class Asker:
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS + 5, sock_connect=CONNECT_TIMEOUT_SECONDS)
         connector = aiohttp.TCPConnector(ssl=self._tls or False, limit=0)
-        self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
+        trace = aiohttp.TraceConfig()
+        trace.on_request_redirect.append(_refuse_redirect)
+        self._session = aiohttp.ClientSession(timeout=timeout, connector=connector, trace_configs=[trace])
         EPOCH.set(self.federation.epoch)
         return self
 
@@ -254,13 +257,14 @@ class Asker:
         )
 
     def _leave(self, task: asyncio.Future[bytes]) -> None:
-        """Nobody waits for this answer. It is read all the same, where not too many are: to cancel it would cost its
-        connection, and the next question a new one."""
+        """Nobody waits for this answer. It is read all the same if it comes soon, and few are left so: to cancel it
+        would cost its connection, and the next question a new one."""
+        task.add_done_callback(self._read_late)
         if len(self._late) >= LATE_MAX:
             task.cancel()
         elif not task.done():
             self._late.add(task)
-            task.add_done_callback(self._read_late)
+            asyncio.get_running_loop().call_later(LATE_SECONDS, task.cancel)
 
     def _read_late(self, task: asyncio.Future[bytes]) -> None:
         self._late.discard(task)
@@ -288,7 +292,7 @@ class Asker:
                 self._replica_url(index) + path,
                 data=body,
                 headers={"Content-Type": CONTENT_TYPE, **(headers or {})},
-                allow_redirects=False,  # a replica must not send its askers elsewhere
+                allow_redirects=False,
                 **extra,  # type: ignore[arg-type]
             ) as response:
                 self._hear_of(_epoch_said(response.headers.get(EPOCH_HEADER, "")))
@@ -310,6 +314,11 @@ class Asker:
         self._replica_url(index)
         if sender != self.federation.replica_addresses[index]:
             raise UnknownSigner(f"replica {index} signed with a key that is not the committee's")
+
+
+async def _refuse_redirect(*_: object) -> None:
+    """A replica must not send its askers elsewhere: WebSockets would follow."""
+    raise aiohttp.ClientPayloadError("a redirection is not followed")
 
 
 def silent(where: str, error: BaseException) -> Unavailable:

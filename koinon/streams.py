@@ -44,6 +44,7 @@ FRAME_BYTES_MAX = BUNDLE_BYTES + BUNDLE_OVERHEAD_BYTES
 OUTBOX_BYTES_MAX = 64 << 20
 OUTBOX_MESSAGES_MAX = 16_384
 CONNECT_SECONDS = 3.0
+CLOSE_SECONDS = 0.5
 HEDGE_SECONDS = 0.2
 HEDGE_SECONDS_MAX = 3.0
 HEDGE_TIMES = 4
@@ -107,33 +108,50 @@ class Stream:
         self._tag = 0
         self._task: asyncio.Task[None] | None = None
 
-    def ask(self, request: bytes, answered: Answered) -> None:
-        """Send a sealed request; `answered` is called once, with the reply or with what came instead of one."""
+    def ask(self, request: bytes, answered: Answered) -> Callable[[], None]:
+        """Send a sealed request; `answered` is called once, with the reply or with what came instead of one.
+
+        What this returns is to be called by who does not wait any longer.
+        """
         self._tag = (self._tag + 1) % 2**32
         self._asked[self._tag] = answered
         self._outbox.put(_TAG.pack(self._tag) + request)
         if self._task is None:
             self._task = asyncio.create_task(self._carry())
+        return partial(self._forget, self._tag, answered)
+
+    def _forget(self, tag: int, answered: Answered) -> None:
+        if self._asked.get(tag) == answered:
+            del self._asked[tag]
 
     async def close(self) -> None:
+        """Whoever still waits for an answer is told that it failed."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._end(Unavailable(f"the stream to {self._name} was given up"))
+
+    def _end(self, failure: Unavailable) -> None:
+        self._task, self._outbox = None, _outbox()
+        asked, self._asked = self._asked, {}
+        for answered in asked.values():
+            answered(failure)
 
     async def _carry(self) -> None:
-        """One connection from beginning to end; whoever waits then is told that it failed."""
+        """One connection from beginning to end."""
         failure = Unavailable(f"{self._name} closed the stream")
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 socket = await self._session.ws_connect(
                     self._url, max_msg_size=FRAME_BYTES_MAX, heartbeat=HEARTBEAT_SECONDS, compress=0
                 )
-            async with socket:
-                writer = asyncio.create_task(self._write(socket))
-                try:
-                    await self._read(socket)
-                finally:
-                    writer.cancel()
+            writer = asyncio.create_task(self._write(socket))
+            try:
+                await self._read(socket)
+            finally:
+                writer.cancel()
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await socket.close()
         except aiohttp.WSServerHandshakeError as error:
             failure = Unavailable(f"{self._name} refuses the stream (HTTP {error.status})")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -141,11 +159,7 @@ class Stream:
         except RemoteError as error:
             failure = Unavailable(f"{self._name}: {error.message}")
         finally:
-            self._task = None
-            self._outbox = _outbox()
-            asked, self._asked = self._asked, {}
-            for answered in asked.values():
-                answered(failure)
+            self._end(failure)
 
     async def _write(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         try:
@@ -276,8 +290,8 @@ class Gateway(Asker):
     def seal(self, signer: Signer, number: int, operation: bytes) -> bytes:
         return seal(signer, self._domain, Request(number=number, operation=operation))
 
-    def ask(self, index: int, request: bytes, answered: Answered) -> None:
-        self._streams[index].ask(request, answered)
+    def ask(self, index: int, request: bytes, answered: Answered) -> Callable[[], None]:
+        return self._streams[index].ask(request, answered)
 
     def _verify(self, committee: FederationFile, index: int, body: bytes) -> Sequence[Reply]:
         """Replica `index`'s replies; Malformed and its kinds, BadSignature or UnknownSigner."""
@@ -288,9 +302,7 @@ class Gateway(Asker):
 
 
 async def _close(streams: Sequence[Stream]) -> None:
-    """Whoever still waits for an answer on one of them is told that it failed."""
-    for stream in streams:
-        await stream.close()
+    await asyncio.gather(*(stream.close() for stream in streams))
 
 
 class _Question:
@@ -313,7 +325,8 @@ class _Question:
         self._begun = loop.time()
         self.result: asyncio.Future[bytes] = loop.create_future()
         self._timer = loop.call_later(gateway.patience_s, self._ask_the_rest)
-        self.result.add_done_callback(lambda _: self._timer.cancel())
+        self._forget: list[Callable[[], None]] = []
+        self.result.add_done_callback(self._finish)
         self._ask(gateway.first)
 
     def _ask(self, count: int) -> None:
@@ -323,7 +336,13 @@ class _Question:
         asked, self._rest = self._rest[:count], self._rest[count:]
         self._open += len(asked)
         for index in asked:
-            self._gateway.ask(index, self._request, partial(self._hear, index))
+            self._forget.append(self._gateway.ask(index, self._request, partial(self._hear, index)))
+
+    def _finish(self, _: asyncio.Future[bytes]) -> None:
+        """Nobody waits for what others have to say."""
+        self._timer.cancel()
+        for forget in self._forget:
+            forget()
 
     def _ask_the_rest(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(ORDER_SECONDS_MAX, self._give_up)

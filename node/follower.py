@@ -93,8 +93,9 @@ class Follower:
                 self.identity, after=version, stage=stage, wait_ms=WATCH_MS, rounds=ROUNDS_WATCHED
             )
             self._owner.fire(Event.FOUND)
-            self._seen = task.version, task.stage
             current = task.current()
+            unseen = task.spec.mode == MASKED and current is not None and self._next_of_masks(current)
+            self._seen = task.version, "" if unseen else task.stage  # our own step changes no stage
             if current is not None:
                 self._discard_before(task, current.number)
             if task.status == "active" and current is not None and await self._mask(task, current):

@@ -104,6 +104,7 @@ class Core:
         self._since_ms = 0
         self._responses: dict[int, int] = {}
         self._granted_ms: dict[int, list[int]] = {}
+        self._fetched: dict[int, tuple[int, int]] = {}
         self._proposed_time_ms = 0
         self._checkpoint_votes: dict[int, dict[int, CheckpointVote]] = {}
         self._snapshots: dict[int, bytes] = {}
@@ -214,7 +215,12 @@ class Core:
         if sequence <= self.log.low or sequence % self.settings.checkpoint_interval:
             self._ignore(sender, "old-checkpoint")
             return
-        self._count_checkpoint(self.verifier.member(message.checkpoint, message.signature), message)
+        signer = self.verifier.member(message.checkpoint, message.signature)
+        held = self._checkpoint_votes.get(signer, {}).get(sequence)
+        if held is not None:  # the first one counts: no correct replica signs another state
+            self._ignore(sender, "duplicate" if held.checkpoint == message.checkpoint else "other-checkpoint")
+            return
+        self._count_checkpoint(signer, message)
 
     def _count_checkpoint(self, signer: int, message: CheckpointVote) -> None:
         votes = self._checkpoint_votes.setdefault(signer, {})

@@ -295,7 +295,7 @@ class Settings:
     pace_rate_percent: int = 50
     unfair_ms: int = 1_000
     unfair_batches_max: int = 8
-    recovery_ms: int = 60_000
+    recovery_ms: int = 1_800_000
     status_ms: int = 250
     catch_up_ms: int = 500
     resend_slots_max: int = 16

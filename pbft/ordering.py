@@ -262,9 +262,15 @@ class Ordering(Core):
     def _on_fetch(self, sender: int, message: Fetch) -> None:
         slot = self.log.find(message.sequence)
         batch = slot.body(message.digest) if slot else None
+        since_ms, count = self._fetched.get(sender, (0, 0))
+        if self.now_ms - since_ms >= self.settings.status_ms // 2:
+            since_ms, count = self.now_ms, 0
         if batch is None:
             self._ignore(sender, "unknown-body")
+        elif count >= self.settings.resend_slots_max:
+            self._ignore(sender, "fetch-too-soon")  # a few bytes ask for megabytes; who lacks more asks again
         else:
+            self._fetched[sender] = since_ms, count + 1
             self._emit(Send(sender, Body(sequence=message.sequence, batch=batch)))
 
     def _on_body(self, sender: int, message: Body) -> None:

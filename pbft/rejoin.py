@@ -8,8 +8,9 @@ alone, and asks for no view change before all that this view proposes again is p
 It never left for a view above `highest + 1`, where `highest` is the highest view that a quorum asked for. Any 2f+1
 others with whole journals hold an honest replica of that quorum, which, asked afresh, stands at `highest` or above. As
 the view after that need not come by itself, it asks for it: who stands below leaves, for the next view only, and hands
-the signed request on, so that nobody leaves alone. A liar moves the committee at most RECOVERY_VIEWS_MAX times in
-`recovery_ms` so. Who kept its journal, and left a view that goes on without it, asks in the same way.
+the signed request on, so that nobody leaves alone. It does so at most RECOVERY_VIEWS_MAX times in `recovery_ms` for one
+and the same member, which bounds what a liar gets. Who kept its journal, and left a view that goes on without it,
+asks in the same way.
 """
 
 from __future__ import annotations
@@ -141,15 +142,14 @@ class Rejoin(Views):
             return
         if who == sender:
             self._emit(Send(who, RecoveryResponse(epoch=self.epoch, since_ms=asked.since_ms, view=self.view)))
-        if self.active and self.view < asked.view and self._grants(who):
+        recent = [at for at in self._granted_ms.get(who, ()) if self.now_ms - at < self.settings.recovery_ms]
+        if not self.active or self.view >= asked.view:
+            if who != sender:
+                self._ignore(sender, "recovery-request")  # handed on, and nothing to do any more
+        elif len(recent) >= RECOVERY_VIEWS_MAX:
+            self._ignore(sender, "recovery-too-often")
+        else:
+            self._granted_ms[who] = [*recent, self.now_ms]
             self._emit(GaveUp(self.primary, "recovery", self.view, 0))
             self._broadcast(signed)
             self._start_view_change(self.view + 1)
-
-    def _grants(self, who: int) -> bool:
-        recent = [at for at in self._granted_ms.get(who, ()) if self.now_ms - at < self.settings.recovery_ms]
-        if len(recent) >= RECOVERY_VIEWS_MAX:
-            self._ignore(who, "recovery-too-often")
-            return False
-        self._granted_ms[who] = [*recent, self.now_ms]
-        return True

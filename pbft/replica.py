@@ -76,7 +76,7 @@ class Replica(Recovery):
             case Received(sender=sender, data=data):
                 self._receive(sender, data)
             case ClientRequest(data=data):
-                self._on_request(data, relayed=False)
+                self._on_request(data)
             case Tick():
                 self._excuse(event.stopped_ms)
                 self._on_tick()
@@ -122,7 +122,7 @@ class Replica(Recovery):
                 case SignedNewView():
                     self._on_new_view(sender, message)
                 case Relay():
-                    self._on_request(message.request, relayed=True)
+                    self._on_request(message.request, relayed_by=sender)
                 case Status():
                     self._on_status(sender, message)
                 case SignedRecoveryRequest():
@@ -145,7 +145,7 @@ class Replica(Recovery):
 
     # --- clients (sections 4.1 and 4.2)
 
-    def _on_request(self, data: bytes, *, relayed: bool) -> None:
+    def _on_request(self, data: bytes, *, relayed_by: int | None = None) -> None:
         """Order a client's request, or answer from the client table if it was executed before."""
         client, number = b"", -1
         try:
@@ -158,13 +158,17 @@ class Replica(Recovery):
             if last is not None and number < last.number:
                 raise Replayed(f"request {number} is older than {last.number}, the last one executed")
             self.execution.application.admits(client, request.operation)
-            relays = TOLD_ALL if relayed else 0
+            if relayed_by is not None and (client, number) in self.pool:
+                self._ignore(relayed_by, "duplicate")
+            relays = 0 if relayed_by is None else TOLD_ALL
             self.pool.add(client, number, data, self.now_ms, self.pace.ordered, relays)
         except InvariantBroken:
             raise
         except KoinonError as error:
-            if relayed and number < 0:  # a correct replica relays only what it could read
-                raise
+            if relayed_by is not None:
+                if number < 0:  # a correct replica relays only what it could read
+                    raise
+                self._ignore(relayed_by, f"relayed-{error.code}")  # the law may know more here, or less, than there
             self._emit(Refuse(client, number, error))
 
     # --- time

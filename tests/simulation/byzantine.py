@@ -26,11 +26,15 @@ from pbft.messages import (
     PreparedProof,
     PrePrepare,
     Proposal,
+    RecoveryRequest,
+    RecoveryResponse,
     SignedNewView,
+    SignedRecoveryRequest,
     SignedViewChange,
     Status,
     ViewChange,
 )
+from pbft.rejoin import VIEW_MAX
 
 from .world import DOMAIN, Interceptor, Said, Word, World, signer
 
@@ -215,6 +219,19 @@ def view_change_spammer(world: World, source: int, target: int, message: Word) -
 
 
 # --- saying what is false
+
+
+@behaviour
+def recovery_spammer(world: World, source: int, target: int, message: Word) -> Said:
+    """Pretends to have lost its journal, so that the others leave for another view, again and again, and leaves with
+    them; who really asks where the views stand is told another one."""
+    if isinstance(message, RecoveryResponse):
+        return [(target, changed(message, view=world.random.choice([0, VIEW_MAX - 1])))]
+    if not isinstance(message, Status):
+        return [(target, message)]
+    asked = RecoveryRequest(epoch=message.epoch, since_ms=world.now_ms, view=VIEW_MAX)
+    request = SignedRecoveryRequest(message=asked, signature=signer("replica", source).sign(DOMAIN, asked))
+    return [(target, message), (target, request)]
 
 
 @behaviour

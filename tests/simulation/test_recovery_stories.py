@@ -14,6 +14,7 @@ from msgspec.structs import replace as changed
 from koinon.wire import Phase
 from pbft.events import Tick
 from pbft.messages import Ballot, PrePrepare, RecoveryRequest, SignedViewChange
+from pbft.rejoin import RECOVERY_VIEWS_MAX
 from tests.simulation.byzantine import LIARS, sign_change
 from tests.simulation.world import SMALL, Said, Word, World
 
@@ -114,6 +115,28 @@ def test_a_liar_and_a_lost_disk_among_seven() -> None:
         _wipe(world, 2)
         _back(world, 60_000)
         _finish(world)
+
+
+@pytest.mark.parametrize(("n", "liars"), [(4, (3,)), (7, (5, 6))])
+def test_who_asks_for_views_again_and_again_gets_a_few_and_stops_nobody(n: int, liars: tuple[int, ...]) -> None:
+    """Each member moves RECOVERY_VIEWS_MAX times for one liar; who was left behind by a move asks for one, too."""
+    world = World(n, seed=40)
+    world.byzantine = dict.fromkeys(liars, LIARS["recovery-spammer"])
+    world.script(0, 1_000)
+    world.run(120_000)
+    moved = max(replica.view for replica in world.honest())
+    assert RECOVERY_VIEWS_MAX <= moved <= (RECOVERY_VIEWS_MAX + 1) * len(liars)
+    before = world.done
+    world.run(60_000)
+    assert world.done > before + 100
+    assert max(replica.view for replica in world.honest()) == moved
+    _wipe(world, 0)
+    if n == 7:  # a liar and a lost disk are one too many for four, and two and one for seven
+        world.byzantine.pop(liars[0])
+    else:
+        world.byzantine.clear()
+    _back(world)
+    assert not world.evidence
 
 
 def test_a_disk_that_is_lost_again_during_the_recovery_or_a_crash_then_changes_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -183,7 +184,9 @@ def test_an_answer_that_nobody_waits_for_costs_no_connection() -> None:
     asyncio.run(scenario())
 
 
-def test_replicas_that_never_answer_pile_up_no_questions() -> None:
+def test_replicas_that_never_answer_pile_up_no_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("koinon.asking.LATE_SECONDS", 0.3)
+
     async def scenario() -> None:
         async def silent(_: web.Request) -> web.Response:
             await asyncio.Event().wait()
@@ -191,8 +194,24 @@ def test_replicas_that_never_answer_pile_up_no_questions() -> None:
 
         honest = saying(encode({}))
         async with committee(silent, silent, honest, honest) as file, CommitteeClient(file) as client:
-            for _ in range(LATE_MAX):
+            for _ in range(2 * LATE_MAX):
                 await client.refusals()
             assert len(client._late) == LATE_MAX
+            async with asyncio.timeout(5):
+                while client._late:
+                    await asyncio.sleep(0.05)
 
     asyncio.run(scenario())
+
+
+def test_errors_that_come_with_the_answers_are_nobodys_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        honest = saying(encode({}))
+        refuses = refusing("missing")
+        async with committee(refuses, honest, honest, refuses) as file, CommitteeClient(file) as client:
+            for _ in range(20):
+                assert await client.refusals() == {}
+
+    asyncio.run(scenario())
+    gc.collect()
+    assert "never retrieved" not in caplog.text

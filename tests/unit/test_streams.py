@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from msgspec.structs import replace
 
 from koinon.bundle import bundle
@@ -187,3 +188,51 @@ def test_who_gets_no_answer_is_told_what_each_replica_did(monkeypatch: pytest.Mo
     assert "replica 1 closed the stream" in said
     assert "replica 2 does not answer (Connection refused)" in said
     assert caught.value.hint == "look at: koinon replicas"
+
+
+def test_a_replica_sends_no_stream_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached: list[str] = []
+
+    async def inside(request: web.Request) -> web.StreamResponse:
+        reached.append(request.path)
+        return web.Response()
+
+    async def scenario() -> None:
+        app = web.Application()
+        app.router.add_get("/{path:.*}", inside)
+        async with TestServer(app) as victim:
+
+            async def liar(_: web.Request) -> web.StreamResponse:
+                raise web.HTTPFound(str(victim.make_url("/metadata")))
+
+            async with committee(liar, liar, liar, liar) as file, Gateway(file) as gateway:
+                await gateway.order(CLIENTS[0], b"work")
+
+    monkeypatch.setattr("koinon.streams.ORDER_ATTEMPTS_MAX", 1)
+    with pytest.raises(Unavailable):
+        asyncio.run(scenario())
+    assert reached == []
+
+
+def test_nothing_is_kept_of_questions_that_were_answered_by_others() -> None:
+    async def scenario() -> None:
+        handlers = [replica(index, says) for index, says in enumerate([silent, done, silent, done])]
+        async with committee(*handlers) as file, CommitteeClient(file, CLIENTS[0]) as client:
+            for _ in range(20):
+                await client.submit(StopTask(task=bytes(32)))
+            await asyncio.sleep(0)
+            assert not any(stream._asked for stream in client._streams)
+
+    asyncio.run(scenario())
+
+
+def test_whoever_asked_in_the_turn_in_which_a_stream_is_closed_is_told_and_can_ask_again() -> None:
+    async def scenario() -> None:
+        async with committee(*(replica(index, done) for index in range(4))) as file, Gateway(file) as gateway:
+            stream, told = gateway._streams[0], list[object]()
+            stream.ask(b"request", told.append)
+            await stream.close()
+            assert [type(one) for one in told] == [Unavailable]
+            assert await gateway.order(CLIENTS[0], b"work") == encode(DONE)
+
+    asyncio.run(scenario())

@@ -236,6 +236,24 @@ def _() -> tuple[Bench, Event]:
     return heard(bench, Relay(request=request))
 
 
+@case("recovery-request", "recovery request that was handed on for a view that is here")
+def _() -> tuple[Bench, Event]:
+    return heard(busy(), _asked(3, view=VIEW), sender=0)
+
+
+@case("relayed-replayed", "relay")
+def _() -> tuple[Bench, Event]:
+    return heard(bench := busy(), Relay(request=bench.request(0)))
+
+
+@case("relayed-unavailable", "relay")
+def _() -> tuple[Bench, Event]:
+    bench = Bench(2)
+    for number in range(1, bench.settings.pending_per_client_max + 1):
+        bench.ask(bench.request(number))
+    return heard(bench, Relay(request=bench.request(9)))
+
+
 @case("relayed-unknown-signer", "relay")
 def _() -> tuple[Bench, Event]:
     bench = busy()

@@ -155,8 +155,8 @@ async def nodes(home: HomeOption = None, as_json: JsonOption = False) -> None:
 async def replicas(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """The present committee, and what each replica says of itself. With --json: one JSON line a replica.
 
-    The state is active, catching up, view change in progress, no quorum of links, clock is wrong, standby (it runs, and
-    knows of no seat of its own yet), or unreachable.
+    The state is active, catching up, view change in progress, no quorum of links, recovering (it lost its data folder,
+    and says what it waits for), clock is wrong, standby (it runs, and knows of no seat of its own yet), or unreachable.
 
     [bold]Examples[/bold]
 

@@ -17,7 +17,7 @@ import msgspec
 from koinon.blobs import require_digest
 from koinon.committees import Committees
 from koinon.config import FederationFile
-from koinon.encoding import UNREADABLE, decode, encode, keccak
+from koinon.encoding import UNREADABLE, decode, decode_json, encode, keccak
 from koinon.errors import BlobMismatch, KoinonError, Malformed, Overtaken, RemoteError, Replayed, Unavailable
 from koinon.evidence import EVIDENCE_BYTES_MAX
 from koinon.rounds.operations import CreateTask, Operation, Outcome
@@ -135,9 +135,9 @@ class CommitteeClient(Gateway):
         """What replica `index` says of itself (`Standing` and more): for operators, not for trust; Malformed."""
         raw = await self._call(index, "GET", "/v1/status")
         try:
-            said: dict[str, Any] = msgspec.json.decode(raw, type=dict[str, Any])
+            said = decode_json(raw)
             msgspec.convert(said, Standing)
-        except UNREADABLE as error:
+        except (Malformed, *UNREADABLE) as error:
             raise Malformed(f"replica {index} says nothing of itself that can be read: {error}") from None
         return said
 

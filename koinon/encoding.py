@@ -7,6 +7,7 @@ compares, because a lenient decoder lets one meaning have many digests.
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from typing import Annotated, Any, TypeVar, overload
 
@@ -43,6 +44,8 @@ Text = Annotated[str, Meta(max_length=1024)]
 
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 """All that msgspec raises about hostile bytes: text that is no UTF-8 is a ValueError, deep nesting a RecursionError."""
+
+RECURSION_MAX = 5_000
 
 ZERO_DIGEST = bytes(32)
 ZERO_ADDRESS = bytes(20)
@@ -90,6 +93,21 @@ def decode(kind: Any, data: bytes, *, bytes_max: int = 1 << 20) -> Any:
     if _encoder.encode(message) != data:
         raise NonCanonical(f"not the canonical encoding of a {type(message).__name__}")
     return message
+
+
+def decode_json(data: bytes) -> dict[str, Any]:
+    """The JSON object in `data`, which may come from anybody; Malformed when it is none.
+
+    What nests too deeply must end in an error before the stack does. The interpreter's limit sees to that, but
+    libraries raise it (py_ecc, which eth-account brings, to 100,000), and a stack has no room for that.
+    """
+    if sys.getrecursionlimit() > RECURSION_MAX:
+        sys.setrecursionlimit(RECURSION_MAX)
+    try:
+        found: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
+    except UNREADABLE as error:
+        raise Malformed(f"not a JSON object: {error}") from None
+    return found
 
 
 def digest(message: Message) -> bytes:

@@ -15,7 +15,8 @@ from http.client import HTTPException
 from typing import Any
 
 from koinon.config import FederationFile
-from koinon.errors import ChainUnreachable, ContractMissing, LedgerError, WrongChain
+from koinon.encoding import decode_json
+from koinon.errors import ChainUnreachable, ContractMissing, LedgerError, Malformed, WrongChain
 
 REQUEST_TIMEOUT_SECONDS = 10.0
 REPLY_BYTES_MAX = 8 << 20
@@ -82,9 +83,9 @@ class _JsonRpc:
         request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_SECONDS) as response:
-                reply = json.loads(response.read(REPLY_BYTES_MAX))
+                reply = decode_json(response.read(REPLY_BYTES_MAX))
             if "error" in reply:
                 raise LedgerError(f"the chain refuses {method}: {str(reply['error'])[:200]}")
             return reply["result"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, HTTPException) as error:
+        except (OSError, Malformed, ValueError, KeyError, HTTPException) as error:
             raise ChainUnreachable(f"no answer from the chain at {self._url}: {type(error).__name__}") from error

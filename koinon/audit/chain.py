@@ -7,12 +7,12 @@ replicas' archives, so that an audit can be repeated offline. Kept facts are tes
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from koinon.config import FederationFile
-from koinon.encoding import UNREADABLE
+from koinon.encoding import UNREADABLE, decode_json
 from koinon.errors import LedgerError, Malformed
 from koinon.records import (
     EVENTS,
@@ -149,9 +149,9 @@ def to_json(facts: ChainFacts) -> bytes:
 def from_json(data: bytes) -> ChainFacts:
     """What `to_json` wrote; Malformed for anything else."""
     try:
-        body: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
+        body = decode_json(data)
         events = tuple(msgspec.convert(values, EVENTS[name]) for name, values in body.pop("events"))
         known = msgspec.convert({**body, "events": []}, ChainFacts)
-    except (*UNREADABLE, KeyError, TypeError) as error:
+    except (*UNREADABLE, Malformed, KeyError, TypeError) as error:
         raise Malformed(f"not the facts of a chain: {error}") from None
     return ChainFacts(**{**{each.name: getattr(known, each.name) for each in fields(known)}, "events": events})

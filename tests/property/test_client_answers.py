@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
@@ -71,8 +72,15 @@ def test_any_bytes_are_an_answer_or_a_typed_error(question: str, bodies: list[by
 
 
 @pytest.mark.parametrize("question", sorted(QUESTIONS))
-def test_deep_nesting_is_a_typed_error(question: str) -> None:
-    _ask(QUESTIONS[question], DEEP)
+@pytest.mark.parametrize("limit", [1_000, 100_000], ids=["usual", "raised"])
+def test_deep_nesting_is_a_typed_error(question: str, limit: int) -> None:
+    """Also where a library has raised the interpreter's limit beyond what a stack holds, as py_ecc does."""
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(limit)
+    try:
+        _ask(QUESTIONS[question], DEEP)
+    finally:
+        sys.setrecursionlimit(usual)
 
 
 @pytest.mark.parametrize("deep", DEEP, ids=range(4))

@@ -26,7 +26,6 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from koinon.encoding import encode
 from koinon.epochs import Handover
 from koinon.errors import (
     ConfigError,
@@ -60,14 +59,13 @@ from .replica import Replica
 from .shelf import Shelf
 from .streams import Streams
 from .transfer import Order, StateTransfer
-from .waiting import Budget, Changes, Shares, client_of
+from .waiting import Budget, Changes, Shares, Shown, client_of
 
 BODIES_BYTES_MAX = 1 << 30
 BODY_SECONDS_MAX = 240.0
 WATCH_MS_MAX = 30_000
 WATCHERS_MAX = 4096
 WATCHERS_PER_CLIENT_MAX = 512
-SHOWN_MAX = 64
 SHOWN_ROUNDS = (1, 2, 3)
 """Of so many of a task's rounds the encoded record is kept; who wants all of them seldom asks."""
 TELL_SECONDS = 0.002
@@ -139,8 +137,7 @@ class ReplicaServer:
         self.chain = ChainCheck(known.given)
         self.address: tuple[str, int] | None = None
         self._watchers = Shares("long polls", all_max=WATCHERS_MAX, each_max=WATCHERS_PER_CLIENT_MAX)
-        self._shown: dict[Hashable, bytes] = {}
-        self._shown_at = -1
+        self._shown = Shown()
         self._telling = False
         self._budget = Budget(BODIES_BYTES_MAX, sender_bytes_max=BODIES_BYTES_MAX // 4)
         self._runner: web.AppRunner | None = None
@@ -314,17 +311,11 @@ class ReplicaServer:
         return answer(self.replica.seal(await self.engine.ask(body)))
 
     async def _tasks(self, _: web.Request) -> web.Response:
-        """All tasks."""
         tasks = self.law.state.tasks
         return self._show("tasks", lambda: {identity: _last_rounds(task, 1) for identity, task in tasks.items()})
 
     def _show(self, what: Hashable, make: Callable[[], object]) -> web.Response:
-        """`make()`, encoded once for each state: anybody may ask, and who waits for a change asks with all others."""
-        if self._shown_at != self.replica.executed or len(self._shown) >= SHOWN_MAX:
-            self._shown_at, self._shown = self.replica.executed, {}
-        if what not in self._shown:
-            self._shown[what] = encode(make())
-        return answer(self._shown[what])
+        return answer(self._shown.get(self.replica.executed, what, make))
 
     async def _task(self, request: web.Request) -> web.Response:
         identity = digest(request.match_info["task"])

@@ -13,7 +13,10 @@ from contextlib import asynccontextmanager, contextmanager
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any, ParamSpec, TypeVar
 
+from koinon.encoding import encode
 from koinon.errors import Unavailable
+
+SHOWN_MAX = 64
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -85,6 +88,22 @@ class Changes:
         finally:
             self._waiting -= 1
         return condition()
+
+
+class Shown:
+    """What is shown of a state, encoded once: anybody may ask, and who waits for a change asks with all others."""
+
+    def __init__(self) -> None:
+        self._at = -1
+        self._encoded: dict[Hashable, bytes] = {}
+
+    def get(self, at: int, what: Hashable, make: Callable[[], object]) -> bytes:
+        """`make()`, encoded, of the state after `at` entries; at most SHOWN_MAX are kept, of the newest state."""
+        if self._at != at or len(self._encoded) >= SHOWN_MAX:
+            self._at, self._encoded = at, {}
+        if what not in self._encoded:
+            self._encoded[what] = encode(make())
+        return self._encoded[what]
 
 
 class Workers:

@@ -12,9 +12,10 @@ import pytest
 
 from koinon.blobs import BlobStore
 from koinon.bundle import Outbox, unbundle
+from koinon.encoding import encode
 from koinon.errors import Malformed, Rejected, Unavailable
 from pbft.pieces import Kept, PieceStore
-from pbft.waiting import Budget, Changes, Shares, SingleFlight, Workers, client_of
+from pbft.waiting import SHOWN_MAX, Budget, Changes, Shares, Shown, SingleFlight, Workers, client_of
 
 TASK, NODE, OTHER = b"\x01" * 32, b"\x02" * 20, b"\x03" * 20
 
@@ -215,3 +216,20 @@ def test_a_full_outbox_gives_up_the_oldest_message(messages_max: int, bytes_max:
         assert unbundle(await outbox.take(), bytes_max=99) == (b"\x02", b"\x03", b"\x04")
 
     asyncio.run(scenario())
+
+
+def test_what_is_shown_is_encoded_once_for_each_state_and_never_that_of_an_older_one() -> None:
+    made: list[int] = []
+
+    def make(value: int) -> list[int]:
+        made.append(value)
+        return [value]
+
+    shown = Shown()
+    assert [shown.get(1, "tasks", lambda: make(1)) for _ in range(5)] == [encode([1])] * 5
+    assert shown.get(2, "tasks", lambda: make(2)) == encode([2])
+    assert shown.get(2, "other", lambda: make(3)) == encode([3])
+    assert made == [1, 2, 3]
+    for number in range(3 * SHOWN_MAX):
+        shown.get(2, number, lambda: make(4))
+        assert len(shown._encoded) <= SHOWN_MAX

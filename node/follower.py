@@ -30,7 +30,6 @@ from koinon.errors import (
 )
 from koinon.learning.parameters import from_blob
 from koinon.observe import refused
-from koinon.privacy.masking import threshold
 from koinon.rounds.masks import MODE as MASKED
 from koinon.rounds.operations import ReportEvaluation
 from koinon.rounds.state import Round, Task
@@ -155,7 +154,7 @@ class Follower:
             return ""
         if self._node not in round_.confirmed:
             return "confirm"
-        return "reveal" if len(round_.confirmed) >= threshold(len(round_.cohort)) else ""
+        return "reveal" if round_.agreed else ""
 
     def _is_open_to_me(self, round_: Round) -> bool:
         return (

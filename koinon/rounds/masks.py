@@ -105,7 +105,7 @@ def _require_own(domain: Domain, message: Message, signature: bytes, sender: byt
 def reveal(state: State, task: Task, round_: Round, sender: bytes, operation: RevealShares) -> None:
     if round_.phase != "closed" or sender not in round_.submissions or sender in round_.revealed:
         refuse("masks", f"round {round_.number} is {round_.phase}, or 0x{sender.hex()} has nothing to reveal")
-    if len(round_.confirmed) < threshold(len(round_.cohort)):
+    if not round_.agreed:
         refuse("masks", f"{len(round_.confirmed)} nodes confirmed the set of round {round_.number}: too few to reveal")
     if len(operation.reveal.shares) != len(round_.announced):
         refuse("masks", f"{len(operation.reveal.shares)} shares, where {len(round_.announced)} nodes announced")

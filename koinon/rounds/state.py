@@ -139,6 +139,11 @@ class Round(Record):
             ]
         )
 
+    @property
+    def agreed(self) -> bool:
+        """Mode `masked`: whether so many confirmed the accepted set that the masks of it may be revealed."""
+        return len(self.confirmed) >= threshold(len(self.cohort))
+
     def accuracy(self) -> float | None:
         """The nodes' weighted accuracy in [0, 1], or None before the first report."""
         seen = self.evaluation
@@ -177,8 +182,7 @@ class Task(Record):
         last = self.current()
         if last is None:
             return self.status
-        agreed = ".agreed" if len(last.confirmed) >= threshold(len(last.cohort)) else ""
-        return f"{self.status}.{last.number}.{last.phase}{agreed}"
+        return f"{self.status}.{last.number}.{last.phase}{'.agreed' if last.agreed else ''}"
 
     def remembers(self, number: int) -> bool:
         """Whether a round is recent enough to be kept in the state."""

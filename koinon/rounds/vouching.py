@@ -135,8 +135,8 @@ def require_confirmed(domain: Domain, said: AcceptedSet, round_: Round) -> None:
         if node not in round_.submissions:
             raise Unproven(f"{name} is of a node that has no accepted update", hint=MISTRUST)
         require_signed(domain, said, signature, node, name)
-    needed = threshold(len(round_.cohort))
-    if len(round_.confirmed) < needed:
+    if not round_.agreed:
+        needed = threshold(len(round_.cohort))
         raise Unproven(
             f"{len(round_.confirmed)} nodes confirmed the accepted set of round {round_.number}, {needed} are needed"
         )

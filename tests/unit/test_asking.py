@@ -108,24 +108,31 @@ def test_a_blob_is_fetched_from_another_replica_whatever_the_first_one_refuses_w
     asyncio.run(scenario())
 
 
+@asynccontextmanager
+async def redirecting(reached: list[str]) -> AsyncIterator[FederationFile]:
+    """Replicas that send their askers to another server, which notes down whoever comes."""
+
+    async def inside(request: web.Request) -> web.Response:
+        reached.append(request.path)
+        return web.Response(body=b"a secret")
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", inside)
+    async with TestServer(app) as victim:
+
+        async def liar(_: web.Request) -> web.Response:
+            raise web.HTTPFound(str(victim.make_url("/metadata")))
+
+        async with committee(liar, liar, liar, liar) as file:
+            yield file
+
+
 def test_an_answer_that_points_elsewhere_is_not_followed() -> None:
     async def scenario() -> None:
         reached: list[str] = []
-
-        async def inside(request: web.Request) -> web.Response:
-            reached.append(request.path)
-            return web.Response(body=b"a secret")
-
-        app = web.Application()
-        app.router.add_get("/{path:.*}", inside)
-        async with TestServer(app) as victim:
-
-            async def liar(_: web.Request) -> web.Response:
-                raise web.HTTPFound(str(victim.make_url("/metadata")))
-
-            async with committee(liar, liar, liar, liar) as file, CommitteeClient(file) as client:
-                with pytest.raises(Unavailable):
-                    await client.get_blob(keccak(b"a secret"))
+        async with redirecting(reached) as file, CommitteeClient(file) as client:
+            with pytest.raises(Unavailable):
+                await client.get_blob(keccak(b"a secret"))
         assert reached == []
 
     asyncio.run(scenario())

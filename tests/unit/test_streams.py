@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 from msgspec.structs import replace
 
 from koinon.bundle import bundle
@@ -18,7 +17,7 @@ from koinon.rounds.operations import Outcome, StopTask
 from koinon.signing import Signer, authenticate, seal
 from koinon.streams import HEDGE_SECONDS_MAX, OK, Answer, Gateway, read_asked
 from koinon.wire import REPLIES_MAX, Refusal, Replies, Reply, Request
-from tests.unit.test_asking import Handler, committee
+from tests.unit.test_asking import Handler, committee, redirecting
 from tests.unit.test_epochs import DOMAIN, key
 
 CLIENTS = [key(100 + number) for number in range(3)]
@@ -193,20 +192,9 @@ def test_who_gets_no_answer_is_told_what_each_replica_did(monkeypatch: pytest.Mo
 def test_a_replica_sends_no_stream_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     reached: list[str] = []
 
-    async def inside(request: web.Request) -> web.StreamResponse:
-        reached.append(request.path)
-        return web.Response()
-
     async def scenario() -> None:
-        app = web.Application()
-        app.router.add_get("/{path:.*}", inside)
-        async with TestServer(app) as victim:
-
-            async def liar(_: web.Request) -> web.StreamResponse:
-                raise web.HTTPFound(str(victim.make_url("/metadata")))
-
-            async with committee(liar, liar, liar, liar) as file, Gateway(file) as gateway:
-                await gateway.order(CLIENTS[0], b"work")
+        async with redirecting(reached) as file, Gateway(file) as gateway:
+            await gateway.order(CLIENTS[0], b"work")
 
     monkeypatch.setattr("koinon.streams.ORDER_ATTEMPTS_MAX", 1)
     with pytest.raises(Unavailable):
